@@ -1,0 +1,172 @@
+"""Admission: from a complete request to a Relay under way. Synchronous; every refusal is an enveloped answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.data_plane.auth import Authenticator, Principal
+from gateway.data_plane.endpoints import Endpoint
+from gateway.data_plane.envelope import render
+from gateway.data_plane.events import EventWriter
+from gateway.data_plane.ids import IdMinter
+from gateway.data_plane.limits import Decision, Limiter
+from gateway.data_plane.protocol import ParsedRequest, parse
+from gateway.data_plane.push import Downstream
+from gateway.data_plane.relay import Exchange, Finished, Relay
+from gateway.data_plane.routing import RouteTable, Target, resolve
+from gateway.data_plane.sse import Usage
+from gateway.errors import ApiError, bad_request, forbidden, not_ready, rate_limited, unsupported_media_type
+from monitors.conventions import Outcome
+from monitors.metrics import Recorder
+
+_TRACE = (b"traceparent", b"tracestate", b"baggage")
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+@dataclass(slots=True)
+class Services:
+    """What the hot path needs of a worker. `table` and `authenticator` are replaced whole when they change."""
+
+    authenticator: Authenticator
+    limiter: Limiter
+    minter: IdMinter
+    recorder: Recorder
+    events: EventWriter
+    max_n: int
+    table: RouteTable | None = None
+
+
+class Handler:
+    """Admits requests. One per worker."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def handle(
+        self, endpoint: Endpoint, headers: Iterable[tuple[bytes, bytes]], body: bytes, received: float, down: Downstream
+    ) -> None:
+        """Answer one request through `down`: by an engine, or with an error. Never raises ApiError."""
+        given = dict(headers)
+        request_id = given.get(b"x-request-id", b"")
+        try:
+            exchange = self._admit(endpoint, given, body, received)
+            metrics = self._services.recorder.child(
+                exchange.target.route, exchange.target.version, exchange.target.arm, endpoint.name
+            )
+            relay = Relay(exchange, down, self._account, self._services.recorder.failover)
+            metrics.started()
+            try:
+                relay.begin()
+            except ApiError as error:
+                self._account(_refused(exchange, error))
+                raise
+        except ApiError as error:
+            self._refuse(error, request_id, down)
+
+    # -- admission ----------------------------------------------------------------------------------------------
+
+    def _admit(self, endpoint: Endpoint, headers: dict[bytes, bytes], body: bytes, received: float) -> Exchange:
+        services = self._services
+        try:
+            principal = services.authenticator.authenticate(headers.get(b"authorization"), headers.get(b"x-api-key"))
+            table = services.table
+            if table is None:
+                raise not_ready("no routing state yet: the controller has not published one")
+            _check_content(headers)
+            request = parse(endpoint, body, services.max_n)
+            unit, unit_hash = self._unit(request, headers, principal)
+            operator = services.authenticator.is_operator(principal)
+            target = resolve(table, request, headers, unit, operator)
+            if not services.authenticator.may_use(principal, target.route):
+                raise forbidden(f"this key may not use the route {target.route!r}")
+        except ApiError as error:
+            services.recorder.refused(endpoint.name, error.status)
+            raise
+        decision, reserved = self._limit(principal, request, target)
+        if unit is None:
+            services.recorder.without_unit(target.route)
+        minted = services.minter.mint(target.assignment, principal.owner_tag, unit_hash, time.time())
+        return Exchange(
+            request=request,
+            target=target,
+            response_id=minted,
+            request_id=_echo(headers) or minted.encode(),
+            unit=unit_hash,
+            received=received,
+            trace=b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in _TRACE if name in headers),
+            limit_headers=list(decision.headers) if decision else [],
+            key=principal.key,
+            reserved_tokens=reserved,
+        )
+
+    def _unit(
+        self, request: ParsedRequest, headers: dict[bytes, bytes], principal: Principal
+    ) -> tuple[bytes | None, bytes]:
+        """(what the bucket is computed from, its hash); None and zeros when the request names no unit."""
+        named = headers.get(b"x-understudy-unit") or (request.unit or "").encode()
+        if not named:
+            return None, bytes(8)
+        hashed = self._services.minter.unit_hash(principal.owner, named)
+        return hashed, hashed
+
+    def _limit(self, principal: Principal, request: ParsedRequest, target: Target) -> tuple[Decision | None, int]:
+        key = principal.key
+        if key is None or not (key.requests_per_minute or key.tokens_per_minute):
+            return None, 0
+        tokens = request.estimated_tokens()
+        decision = self._services.limiter.take(key, tokens)
+        if not decision.allowed:
+            self._services.recorder.rate_limited(decision.reason)
+            self._services.recorder.refused(request.endpoint.name, 429)
+            raise rate_limited(decision)
+        return decision, tokens
+
+    # -- accounting ---------------------------------------------------------------------------------------------
+
+    def _account(self, done: Finished) -> None:
+        services, exchange = self._services, done.exchange
+        target, usage = exchange.target, done.usage
+        services.recorder.child(target.route, target.version, target.arm, exchange.request.endpoint.name).finished(
+            done.status, done.outcome, done.duration, done.ttft, usage.output_tokens, usage.input_tokens, done.overhead
+        )
+        if exchange.key is not None and exchange.reserved_tokens:
+            used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+            services.limiter.settle(exchange.key, exchange.reserved_tokens, used)
+        services.events.response(
+            (
+                exchange.response_id, time.time(), target.assignment, exchange.unit, exchange.request.endpoint.name,
+                done.status, done.outcome, done.ttft, done.duration, usage.input_tokens, usage.output_tokens,
+            )
+        )  # fmt: skip
+
+    def _refuse(self, error: ApiError, request_id: bytes, down: Downstream) -> None:
+        status, headers, body = render(error)
+        if request_id and _REQUEST_ID.fullmatch(request_id):
+            headers.append((b"x-request-id", request_id))
+        down.start(status, headers)
+        down.write(body)
+        down.finish()
+
+
+def _echo(headers: dict[bytes, bytes]) -> bytes:
+    """The client's own request id, if it is one that may stand in a header and a log line."""
+    given = headers.get(b"x-request-id", b"")
+    return given if _REQUEST_ID.fullmatch(given) else b""
+
+
+def _check_content(headers: dict[bytes, bytes]) -> None:
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding != b"identity":
+        raise unsupported_media_type("send the body without content-encoding")
+    kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    if kind != b"application/json" and not kind.endswith(b"+json"):
+        raise bad_request("content-type must be application/json")
+
+
+def _refused(exchange: Exchange, error: ApiError) -> Finished:
+    elapsed = time.monotonic() - exchange.received
+    return Finished(exchange, error.status, Outcome.ERROR, elapsed, None, elapsed, Usage())
+

@@ -1,0 +1,291 @@
+"""One request's way through an engine: choose a replica, send, relay what comes back, account for it.
+
+A Relay is the sink of the engine's answer and the producer of the client's. Nothing in it awaits. Before the first
+byte has left for the client a failed replica is replaced by another; after it, a failure is said in the stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adapters.types import ApiKey
+from gateway.data_plane.connection import Failure
+from gateway.data_plane.envelope import render, sse_error, translate
+from gateway.data_plane.protocol import ParsedRequest, rewrite
+from gateway.data_plane.push import Downstream, Headers
+from gateway.data_plane.routing import Target
+from gateway.data_plane.sse import StreamEditor, Usage, read_usage, restamp
+from gateway.data_plane.upstreams import Call, Upstream, choose
+from gateway.errors import ApiError, bad_gateway, gateway_timeout, no_replica
+from monitors.conventions import Outcome
+
+MAX_BUFFERED = 64 * 1024**2   # bytes of an unstreamed answer that are held to restamp it
+_TIMEOUTS = (Failure.FIRST_BYTE, Failure.IDLE, Failure.TOTAL)
+
+logger = logging.getLogger("understudy.relay")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known about a request once it has been admitted and routed."""
+
+    request: ParsedRequest
+    target: Target
+    response_id: str               # without the endpoint's prefix
+    request_id: bytes              # echoed to the client
+    unit: bytes                    # 8 bytes, HMAC
+    received: float                # monotonic seconds
+    trace: bytes                   # header lines passed on to the engine
+    limit_headers: Headers
+    key: ApiKey | None = None
+    reserved_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Finished:
+    """The account of one request, given to whoever counts. Times are seconds."""
+
+    exchange: Exchange
+    status: int
+    outcome: Outcome
+    duration: float
+    ttft: float | None
+    overhead: float
+    usage: Usage
+
+
+class Relay:
+    """See the module's docstring. `finished` is called exactly once; `failover` whenever a replica is replaced."""
+
+    __slots__ = (
+        "_buffer", "_call", "_down", "_editor", "_error_status", "_exchange", "_failover", "_finished", "_json_size",
+        "_over", "_sent", "_started", "_status", "_tried", "_ttft", "_upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        finished: Callable[[Finished], None],
+        failover: Callable[[str], None],
+    ) -> None:
+        self._exchange = exchange
+        self._down = downstream
+        self._finished = finished
+        self._failover = failover
+        self._call: Call | None = None
+        self._upstream: Upstream | None = None
+        self._tried: list[Upstream] = []
+        self._editor: StreamEditor | None = None
+        self._buffer: list[bytes] = []
+        self._json_size = 0
+        self._status = 0
+        self._error_status = 0
+        self._started = False
+        self._over = False
+        self._sent = 0.0
+        self._ttft: float | None = None
+
+    def begin(self) -> None:
+        """Send to the best replica. Raises ApiError when there is none."""
+        exchange = self._exchange
+        target = exchange.target
+        upstream = choose(target.upstreams, target.version, time.monotonic(), self._tried)
+        if upstream is None:
+            raise no_replica(exchange.request.model)
+        endpoint = exchange.request.endpoint
+        body = rewrite(exchange.request, target.model, exchange.response_id)
+        headers = b"x-request-id: %b\r\n%b" % (exchange.response_id.encode(), exchange.trace)
+        self._upstream = upstream
+        self._down.producer = self
+        self._call = upstream.call(endpoint.path.encode(), headers, body, self)
+        self._sent = time.monotonic()
+
+    # -- Sink: the engine's side --------------------------------------------------------------------------------
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """Decide how the body is treated; a stream's head goes out at once."""
+        if status != 200:
+            self._error_status = status
+            return
+        self._status = 200
+        kind = next((value for name, value in headers if name == b"content-type"), b"")
+        if not kind.startswith(b"text/event-stream"):
+            return
+        exchange = self._exchange
+        request = exchange.request
+        self._editor = StreamEditor(request.endpoint, exchange.target.stamped, self._public(), request.add_usage)
+        self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")])
+
+    def on_data(self, data: bytes) -> None:
+        """Relay a stream; hold anything else until it is whole."""
+        editor = self._editor
+        if editor is None:
+            self._hold(data)
+            return
+        try:
+            out = editor.feed(data)
+        except ValueError:
+            self._cancel()
+            self.on_failure(Failure.PROTOCOL)
+            return
+        if self._ttft is None and editor.content:
+            self._ttft = time.monotonic() - self._exchange.received
+        if out:
+            self._down.write(out)
+        if editor.error is not None:
+            self._stream_failed(translate(500, editor.error, public_model=self._exchange.request.model))
+
+    def on_end(self) -> None:
+        """The engine's answer is complete."""
+        if self._over:
+            return
+        if self._editor is not None:
+            self._end_stream(self._editor)
+        elif self._error_status:
+            self._end_error(b"".join(self._buffer))
+        else:
+            self._end_json(b"".join(self._buffer))
+
+    def on_failure(self, failure: Failure) -> None:
+        """Another replica while nothing has been sent; otherwise say so where the client will see it."""
+        if self._over:
+            return
+        if self._started:
+            self._stream_failed(_as_error(failure))
+        elif failure in _TIMEOUTS or not self._again():
+            self._answer(_as_error(failure))
+
+    # -- Producer: the client's side ----------------------------------------------------------------------------
+
+    def disconnected(self) -> None:
+        """The client went away: the engine must not go on for nobody."""
+        if not self._over:
+            self._cancel()
+            self._done(self._status or 499, Outcome.CANCELLED, self._usage())
+
+    def pause(self) -> None:
+        """Stop reading from the engine."""
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._call is not None:
+            self._call.resume()
+
+    # -- endings ------------------------------------------------------------------------------------------------
+
+    def _end_stream(self, editor: StreamEditor) -> None:
+        rest = editor.flush()
+        if rest:
+            self._down.write(rest)
+        if editor.error is not None:
+            self._stream_failed(translate(500, editor.error, public_model=self._exchange.request.model))
+        elif not editor.done:
+            self._stream_failed(_as_error(Failure.TRUNCATED))
+        else:
+            self._down.finish()
+            self._done(200, Outcome.OK, self._usage())
+
+    def _end_json(self, body: bytes) -> None:
+        arrived = time.monotonic()
+        body = restamp(body, self._exchange.target.stamped, self._public())
+        self._ttft = arrived - self._exchange.received
+        self._start(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
+        self._down.write(body)
+        self._down.finish()
+        self._done(200, Outcome.OK, read_usage(body))
+
+    def _end_error(self, body: bytes) -> None:
+        """An engine's refusal, in the client's terms. A replica that lost the adapter, or is shutting down, is replaced."""
+        target, request = self._exchange.target, self._exchange.request
+        lost = self._error_status == 404 and target.model.strip(b'"') in body and b"does not exist" in body
+        if lost and self._upstream is not None:
+            self._upstream.denied(target.version)
+        if (lost or self._error_status == 503) and self._again():
+            return
+        if lost or self._error_status == 503:
+            self._answer(no_replica(request.model))
+            return
+        self._answer(translate(self._error_status, body, public_model=request.model))
+
+    def _again(self) -> bool:
+        """Try another replica. False when there is none."""
+        if self._upstream is not None:
+            self._tried.append(self._upstream)
+        self._buffer, self._json_size, self._error_status, self._status = [], 0, 0, 0
+        failed = self._tried[-1].name if self._tried else ""
+        try:
+            self.begin()
+        except ApiError:
+            return False
+        self._failover(failed)
+        return True
+
+    def _answer(self, error: ApiError) -> None:
+        """A whole error answer."""
+        status, headers, body = render(error)
+        self._start(status, headers)
+        self._down.write(body)
+        self._down.finish()
+        self._done(status, Outcome.ERROR, Usage())
+
+    def _stream_failed(self, error: ApiError) -> None:
+        """An error event and a clean end of the body; no end marker."""
+        self._cancel()
+        self._down.write(sse_error(error, self._exchange.request.endpoint.name))
+        self._down.finish()
+        truncated = error.code == "upstream_truncated"
+        logger.warning("stream failed: %s", error, extra={"response_id": self._exchange.response_id})
+        self._done(200, Outcome.TRUNCATED if truncated else Outcome.ERROR, self._usage())
+
+    def _done(self, status: int, outcome: Outcome, usage: Usage) -> None:
+        self._over = True
+        exchange = self._exchange
+        overhead = (self._sent or time.monotonic()) - exchange.received
+        duration = time.monotonic() - exchange.received
+        self._finished(Finished(exchange, status, outcome, duration, self._ttft, overhead, usage))
+
+    # -- small things -------------------------------------------------------------------------------------------
+
+    def _start(self, status: int, headers: Headers) -> None:
+        exchange = self._exchange
+        self._started = True
+        headers += exchange.target.headers
+        headers.append((b"x-request-id", exchange.request_id))
+        headers.append((b"x-understudy-overhead-ms", b"%.2f" % ((self._sent - exchange.received) * 1e3)))
+        headers += exchange.limit_headers
+        self._down.start(status, headers)
+
+    def _hold(self, data: bytes) -> None:
+        self._json_size += len(data)
+        if self._json_size > MAX_BUFFERED:
+            self._cancel()
+            self.on_failure(Failure.PROTOCOL)
+            return
+        self._buffer.append(data)
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+
+    def _public(self) -> bytes:
+        return b'"model":' + self._exchange.request.body[slice(*self._exchange.request.span)]
+
+    def _usage(self) -> Usage:
+        return read_usage(self._editor.usage_event) if self._editor is not None else Usage()
+
+
+def _as_error(failure: Failure) -> ApiError:
+    """The client's view of a failure."""
+    if failure in _TIMEOUTS:
+        return gateway_timeout(failure.value)
+    if failure is Failure.TRUNCATED:
+        return bad_gateway(failure.value, code="upstream_truncated")
+    if failure is Failure.CONNECT:
+        return no_replica("")
+    return bad_gateway(failure.value)

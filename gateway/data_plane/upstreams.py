@@ -1,0 +1,286 @@
+"""The engines as a worker sees them: pooled connections, requests in flight, ejection, choice of replica."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from gateway.data_plane.connection import Connection, Failure, Sink
+from gateway.data_plane.push import Headers
+
+POOL_IDLE = 4.0           # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
+MAX_POOLED = 512          # idle connections kept per engine
+MISSING_FOR = 2.0         # seconds a replica that denied a version is passed over for it; the controller looks every 0.5
+SWEEP = 0.25              # seconds between two looks at the deadlines
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. See the settings of the same names."""
+
+    connect: float = 2.0
+    first_byte: float = 120.0
+    idle: float = 60.0
+    total: float = 600.0
+
+
+class Call:
+    """One exchange with one engine, from the choice of a connection to its end. It is the connection's sink."""
+
+    __slots__ = ("_begun", "_connection", "_last", "_paused", "_request", "_retried", "_sink", "_upstream", "headed")
+
+    def __init__(self, upstream: Upstream, request: bytes, sink: Sink, now: float) -> None:
+        self._upstream = upstream
+        self._request = request
+        self._sink: Sink | None = sink
+        self._connection: Connection | None = None
+        self._begun = self._last = now
+        self._paused = False
+        self._retried = False
+        self.headed = False
+
+    def attach(self, connection: Connection) -> None:
+        """Send on this connection."""
+        self._connection = connection
+        connection.send(self._request, self)
+
+    def cancel(self) -> None:
+        """The answer is no longer wanted: the engine sees the connection close and stops."""
+        if self._sink is not None:
+            self._end()
+            if self._connection is not None:
+                self._connection.close()
+
+    def pause(self) -> None:
+        """Stop reading: the engine's socket fills, its memory is not ours."""
+        self._paused = True
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._paused = False
+        self._last = self._upstream.loop.time()
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.resume_reading()
+
+    def overdue(self, now: float, timeouts: Timeouts) -> Failure | None:
+        """Which limit has passed, if any. A reader that is slow of its own accord is not the engine's silence."""
+        if now - self._begun > timeouts.total:
+            return Failure.TOTAL
+        if not self.headed:
+            return Failure.FIRST_BYTE if now - self._begun > timeouts.first_byte else None
+        return Failure.IDLE if not self._paused and now - self._last > timeouts.idle else None
+
+    def expire(self, failure: Failure) -> None:
+        """A deadline passed."""
+        if self._connection is not None and self._connection.sink is self:
+            self._connection.fail(failure)
+        else:
+            self.on_failure(failure)
+
+    @property
+    def live(self) -> bool:
+        """False once ended or cancelled."""
+        return self._sink is not None
+
+    # -- Sink ---------------------------------------------------------------------------------------------------
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """Pass on."""
+        self.headed = True
+        self._last = self._upstream.loop.time()
+        self._upstream.succeeded()
+        if self._sink is not None:
+            self._sink.on_head(status, headers)
+
+    def on_data(self, data: bytes) -> None:
+        """Pass on."""
+        self._last = self._upstream.loop.time()
+        if self._sink is not None:
+            self._sink.on_data(data)
+
+    def on_end(self) -> None:
+        """Pass on."""
+        sink = self._end()
+        if sink is not None:
+            sink.on_end()
+
+    def on_failure(self, failure: Failure) -> None:
+        """A pooled connection that the engine had closed meanwhile is no failure: once more, on a new one."""
+        stale = self._connection is not None and self._connection.exchanges > 1
+        if failure is Failure.RESET and stale and not self._retried and self._sink is not None:
+            self._retried = True
+            self._upstream.connect(self)
+            return
+        if failure in (Failure.CONNECT, Failure.RESET):
+            self._upstream.failed()
+        sink = self._end()
+        if sink is not None:
+            sink.on_failure(failure)
+
+    def _end(self) -> Sink | None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            self._upstream.done(self)
+        return sink
+
+
+class Upstream:
+    """One engine process: its pool and its health. Lives as long as the worker, across snapshots."""
+
+    def __init__(self, name: str, url: str, api_key: str, timeouts: Timeouts) -> None:
+        self.name = name
+        self.url = url
+        self.loop = asyncio.get_running_loop()
+        self.timeouts = timeouts
+        self.in_flight = 0
+        self.ejected_until = 0.0
+        self._failures = 0
+        self._missing: dict[str, float] = {}
+        self._idle: list[Connection] = []
+        self._calls: set[Call] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        parts = urlsplit(url)
+        self._path = url.removeprefix("unix:") if parts.scheme == "unix" else ""
+        self._host = parts.hostname or "localhost"
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        host = parts.netloc.rpartition("@")[2] or "localhost"
+        self._constant = b"host: " + host.encode() + b"\r\ncontent-type: application/json\r\n"
+        self._prefix = parts.path.rstrip("/").encode() if parts.scheme != "unix" else b""
+        if api_key:
+            self._constant += b"authorization: Bearer " + api_key.encode() + b"\r\n"
+
+    # -- exchanges ----------------------------------------------------------------------------------------------
+
+    def call(self, path: bytes, headers: bytes, body: bytes, sink: Sink) -> Call:
+        """POST `body`. `headers` are complete lines. The sink is never called before this returns."""
+        request = b"POST %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+            self._prefix, path, self._constant, headers, len(body), body,
+        )  # fmt: skip
+        now = self.loop.time()
+        call = Call(self, request, sink, now)
+        self.in_flight += 1
+        self._calls.add(call)
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.transport is None or connection.transport.is_closing():
+                continue
+            if now - connection.idle_since > POOL_IDLE:
+                connection.close()
+                continue
+            call.attach(connection)
+            return call
+        self.connect(call)
+        return call
+
+    def connect(self, call: Call) -> None:
+        """Open a new connection for a call."""
+        task = self.loop.create_task(self._connect(call))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, call: Call) -> None:
+        try:
+            async with asyncio.timeout(self.timeouts.connect):
+                connection = await self._open()
+        except (OSError, TimeoutError):  # ssl.SSLError is an OSError
+            call.on_failure(Failure.CONNECT)
+            return
+        if call.live:
+            call.attach(connection)
+        else:
+            connection.close()
+
+    async def _open(self) -> Connection:
+        def factory() -> Connection:
+            return Connection(self._release, self._forget)
+
+        if self._path:
+            _, connection = await self.loop.create_unix_connection(factory, self._path)
+        else:
+            _, connection = await self.loop.create_connection(factory, self._host, self._port, ssl=self._tls)
+        return connection
+
+    def _release(self, connection: Connection, reusable: bool) -> None:
+        if not reusable or len(self._idle) >= MAX_POOLED:
+            connection.close()
+            return
+        if connection.transport is not None:
+            connection.transport.resume_reading()
+        connection.idle_since = self.loop.time()
+        self._idle.append(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def done(self, call: Call) -> None:
+        """A call ended, one way or another."""
+        self.in_flight -= 1
+        self._calls.discard(call)
+
+    def sweep(self, now: float) -> None:
+        """End what is overdue; close connections before the engine does."""
+        for call in list(self._calls):
+            failure = call.overdue(now, self.timeouts)
+            if failure is not None:
+                call.expire(failure)
+        keep = [c for c in self._idle if now - c.idle_since <= POOL_IDLE]
+        stale = [c for c in self._idle if now - c.idle_since > POOL_IDLE]
+        self._idle = keep
+        for connection in stale:
+            connection.close()
+
+    def close(self) -> None:
+        """End everything."""
+        for task in list(self._connecting):
+            task.cancel()
+        for call in list(self._calls):
+            call.cancel()
+        for connection in self._idle:
+            connection.close()
+        self._idle = []
+
+    # -- health -------------------------------------------------------------------------------------------------
+
+    def failed(self) -> None:
+        """It did not answer: pass it over for a while that doubles, up to ten seconds."""
+        now = self.loop.time()
+        if now >= self.ejected_until:  # requests that fail together are one failure
+            self._failures = min(self._failures + 1, 6)
+            self.ejected_until = now + 0.1 * 2**self._failures
+
+    def succeeded(self) -> None:
+        """It answered: back in."""
+        self._failures = 0
+        self.ejected_until = 0.0
+
+    def denied(self, version: str) -> None:
+        """It says it does not hold this version."""
+        self._missing[version] = self.loop.time() + MISSING_FOR
+
+    def usable(self, version: str, now: float) -> bool:
+        """May a request for this version be sent here now?"""
+        return now >= self.ejected_until and now >= self._missing.get(version, 0.0)
+
+
+def choose(upstreams: Iterable[Upstream], version: str, now: float, tried: Iterable[Upstream] = ()) -> Upstream | None:
+    """Among the usable ones, one with the fewest requests in flight; ties are drawn."""
+    best: list[Upstream] = []
+    for upstream in upstreams:
+        if upstream in tried or not upstream.usable(version, now):
+            continue
+        if not best or upstream.in_flight < best[0].in_flight:
+            best = [upstream]
+        elif upstream.in_flight == best[0].in_flight:
+            best.append(upstream)
+    if len(best) > 1:
+        return random.choice(best)
+    return best[0] if best else None

@@ -1,0 +1,94 @@
+"""Keeps a worker's routing state current: a thread polls the database, the loop switches at the snapshot's instant."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from adapters.database import Database
+from adapters.errors import DatabaseError
+from adapters.fleet_store import FleetStore
+from adapters.keys import load_keys
+from adapters.snapshot import Snapshot
+from adapters.types import ApiKey
+
+POLL = 0.05               # seconds between two looks; snapshots are published 0.2 s ahead
+POLL_FAILED = 0.5         # seconds, while the database is away
+
+logger = logging.getLogger("understudy.watcher")
+
+
+class SnapshotWatcher:
+    """Calls `on_snapshot` and `on_keys` in the event loop. While the database is away the last state stands."""
+
+    def __init__(
+        self,
+        database: Database,
+        on_snapshot: Callable[[Snapshot], None],
+        on_keys: Callable[[Mapping[bytes, ApiKey]], None],
+    ) -> None:
+        self._database = database
+        self._fleet = FleetStore(database)
+        self._on_snapshot = on_snapshot
+        self._on_keys = on_keys
+        self._seen: tuple[int, int] = (0, -1)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.refreshed = 0.0       # time.monotonic() of the last successful look
+
+    def start(self) -> None:
+        """Look once, now (raises DatabaseError), then keep looking in the background."""
+        self._loop = asyncio.get_running_loop()
+        self._look()
+        self._thread = threading.Thread(target=self._run, name="snapshot-watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        away = False
+        while not self._stop.wait(POLL_FAILED if away else POLL):
+            try:
+                self._look()
+                if away:
+                    logger.info("the database is back")
+                away = False
+            except DatabaseError as error:
+                if not away:
+                    logger.error("the database is away, serving from the last snapshot: %s", error)
+                away = True
+            except (ValueError, KeyError, TypeError) as error:
+                logger.error("a published snapshot is unusable and is ignored: %s", error)
+
+    def _look(self) -> None:
+        snapshot_id, keys_revision = self._fleet.poll()
+        seen_snapshot, seen_keys = self._seen
+        if keys_revision != seen_keys:
+            with self._database.read() as connection:
+                keys = load_keys(connection)
+            self._seen = (seen_snapshot, keys_revision)
+            self._in_loop(0.0, self._on_keys, keys)
+        if snapshot_id != seen_snapshot:
+            self._seen = (snapshot_id, keys_revision)
+            snapshot = self._fleet.latest()
+            if snapshot is not None:
+                self._seen = (snapshot.id, keys_revision)
+                self._in_loop(snapshot.effective_at - time.time(), self._on_snapshot, snapshot)
+        self.refreshed = time.monotonic()
+
+    def _in_loop(self, delay: float, call: Callable[[Any], None], value: object) -> None:
+        """Run `call(value)` in the loop; at once when this is the loop's own thread and nothing is to be waited for."""
+        assert self._loop is not None
+        if self._thread is None and delay <= 0:
+            call(value)
+        else:
+            self._loop.call_soon_threadsafe(self._loop.call_later, max(0.0, delay), call, value)
