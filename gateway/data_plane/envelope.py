@@ -1,0 +1,116 @@
+"""Errors on the wire: ours as OpenAI's envelope, and every error shape of an engine as one of ours."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from gateway.errors import ApiError, bad_gateway, gateway_timeout, retry_headers
+
+_LONGEST = 2000                    # characters of an engine's message that are passed on
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_PATH = re.compile(r"(?<![\w./:])/(?!v1/)[\w.@+-]+(?:/[\w.@+-]+){2,}/?")
+_NOT_OURS = "the engine does not offer this endpoint for the model it serves"
+
+
+def render(error: ApiError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """(status, headers, body) of a whole error answer."""
+    body = orjson.dumps({"error": _fields(error)})
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers]
+    return error.status, headers, body
+
+
+def sse_error(error: ApiError, endpoint: str) -> bytes:
+    """One SSE event for a stream that already began; no end marker follows it.
+
+    /v1/responses and /v1/messages name their events and put a type beside the error; OpenAI's clients look for the
+    key `error` on all of them.
+    """
+    fields = _fields(error)
+    if endpoint == "responses":
+        flat = {"code": error.code, "message": error.message, "param": error.param}
+        return b"event: error\ndata: %b\n\n" % orjson.dumps({"type": "error", **flat, "error": fields})
+    if endpoint == "messages":
+        return b"event: error\ndata: %b\n\n" % orjson.dumps({"type": "error", "error": fields})
+    return b"data: %b\n\n" % orjson.dumps({"error": fields})
+
+
+def _fields(error: ApiError) -> dict[str, Any]:
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+
+
+def translate(status: int, body: bytes, public_model: str = "", engine_model: str = "") -> ApiError:
+    """An engine's error answer in the client's terms. Never raises.
+
+    What the client got wrong keeps its status and the engine's message, with the engine's model name replaced; what is
+    the engine's own affair is a 5xx whose text only the log sees (`detail`).
+    """
+    message, param = _read(body)
+    detail = f"engine answered {status}: {message[:_LONGEST]}"
+    if status in (401, 403):
+        return bad_gateway("it refused the gateway's own key", code="upstream_refused", detail=detail)
+    if "out of range float" in message.lower():
+        return bad_gateway("it computed no number", code="upstream_not_finite", detail=detail)
+    text = _public(message, engine_model, public_model)
+    match status:
+        case 400 | 409 | 415 | 422:
+            return ApiError(status, text or "the engine refused the request", param=param, detail=detail)
+        case 404:
+            return ApiError(404, text or _NOT_OURS, param=param, code="not_found", detail=detail)
+        case 413:
+            return ApiError(413, text or "the request is too large for the engine", code="body_too_large", detail=detail)
+        case 501:
+            return ApiError(400, text or "the engine does not support this", code="not_supported", detail=detail)
+        case 408 | 504:
+            return gateway_timeout("it gave up")
+        case 429 | 503:
+            message = "the engine has too much to do right now: try again shortly"
+            headers = retry_headers(1.0)
+            return ApiError(503, message, type="server_error", code="upstream_busy", headers=headers, detail=detail)
+    return bad_gateway("internal error", detail=detail)
+
+
+def _read(body: bytes) -> tuple[str, str | None]:
+    """(message, param) of whatever an engine sent; ("", None) when it says nothing usable (HTML, empty, garbage)."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "", None
+    if not isinstance(found, dict):
+        return "", None
+    inner = found.get("error", found)      # nested, flat, or {"error": "Unauthorized"}
+    if isinstance(inner, str):
+        return inner, None
+    if not isinstance(inner, dict):
+        return "", None
+    message, param = inner.get("message"), inner.get("param")
+    if isinstance(message, str):
+        return message, param if isinstance(param, str) else None
+    return _detail(inner.get("detail"))
+
+
+def _detail(detail: Any) -> tuple[str, str | None]:
+    """FastAPI's {"detail": "Not Found"} and {"detail": [{"loc": ["body", "n"], "msg": "…"}, …]}: the first problem."""
+    if isinstance(detail, str):
+        return detail, None
+    if not (isinstance(detail, list) and detail and isinstance(detail[0], dict)):
+        return "", None
+    message, where = detail[0].get("msg"), detail[0].get("loc")
+    if not isinstance(message, str):
+        return "", None
+    if not isinstance(where, list):
+        return message, None
+    param = ".".join(str(part) for part in where if part != "body") or None
+    return (f"{param}: {message}" if param else message), param
+
+
+def _public(message: str, engine_model: str, public_model: str) -> str:
+    """An engine's message without what is not the client's to know: its model names, file paths, control characters."""
+    text = _CONTROL.sub(" ", message[: 2 * _LONGEST]).strip()
+    if engine_model and public_model:
+        text = text.replace(engine_model, public_model)
+    text = _PATH.sub("[path]", text)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

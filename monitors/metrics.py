@@ -1,0 +1,143 @@
+"""What the data plane counts. Handles are made when a snapshot is installed; counting a request is a few stores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection
+
+from monitors import conventions as c
+from monitors.shared_values import Counter, Histogram, SharedValues
+
+RETIRE_AFTER = 6 * 3600.0          # seconds a version's series stay after it left the routes
+
+# What a child makes at once: a series must exist at 0 before its first failure, or rate() misses that failure.
+_EXPECTED = ((200, c.Outcome.OK), (502, c.Outcome.ERROR), (503, c.Outcome.ERROR), (504, c.Outcome.ERROR))
+_OF_A_VERSION = tuple(m for m in c.METRICS if "version" in m.labels and "route" in m.labels)
+
+
+class RequestMetrics:
+    """Counts the requests of one (route, version, arm, endpoint). Make it with Recorder.child()."""
+
+    __slots__ = (
+        "_duration", "_ends", "_in_flight", "_input", "_labels", "_output", "_output_size", "_overhead", "_tpot",
+        "_ttft", "_values",
+    )  # fmt: skip
+
+    def __init__(self, values: SharedValues, route: str, version: str, arm: str, endpoint: str) -> None:
+        self._values, self._labels = values, (route, version, arm, endpoint)
+        self._ends: dict[tuple[int, str], Counter] = {}
+        self._in_flight = values.gauge(c.IN_FLIGHT, route)
+        self._duration = values.histogram(c.DURATIONS, *self._labels)
+        self._ttft = values.histogram(c.TTFT, *self._labels)
+        self._tpot = values.histogram(c.TPOT, *self._labels)
+        self._overhead = values.histogram(c.GATEWAY_OVERHEAD, *self._labels)
+        self._input = values.counter(c.TOKENS_TOTAL, route, version, c.TokenType.INPUT)
+        self._output = values.counter(c.TOKENS_TOTAL, route, version, c.TokenType.OUTPUT)
+        self._output_size = values.histogram(c.RESPONSE_TOKENS, route, version)
+        for code, outcome in _EXPECTED:
+            self._end(code, outcome)
+
+    def started(self) -> None:
+        """A request was routed here. finished() must follow exactly once."""
+        self._in_flight.inc()
+
+    def finished(  # noqa: PLR0917 (keywords cost time here; the order is the one of time)
+        self,
+        code: int,
+        outcome: str,
+        duration: float,
+        ttft: float | None = None,
+        output_tokens: int | None = None,
+        input_tokens: int | None = None,
+        overhead: float | None = None,
+    ) -> None:
+        """A started request ended. Times in seconds; `ttft` None = not a stream; tokens None = not known."""
+        self._in_flight.dec()
+        (self._ends.get((code, outcome)) or self._end(code, outcome)).inc()
+        self._duration.observe(duration)
+        if ttft is not None:
+            self._ttft.observe(ttft)
+            if output_tokens is not None and output_tokens > 1:
+                self._tpot.observe((duration - ttft) / (output_tokens - 1))
+        if output_tokens is not None:
+            self._output.inc(output_tokens)
+            self._output_size.observe(output_tokens)
+        if input_tokens is not None:
+            self._input.inc(input_tokens)
+        if overhead is not None:
+            self._overhead.observe(overhead)
+
+    def _end(self, code: int, outcome: str) -> Counter:
+        counter = self._values.counter(c.REQUESTS, *self._labels, str(code), outcome)
+        self._ends[code, outcome] = counter
+        return counter
+
+
+class Recorder:
+    """Everything the data plane of one process counts. All but events_dropped() from the loop's thread only."""
+
+    def __init__(self, values: SharedValues, release: str = "") -> None:
+        self._values = values
+        self._children: dict[tuple[str, str, str, str], RequestMetrics] = {}
+        self._gone: dict[str, float] = {}                # version → when it left the routes
+        self._lock = threading.Lock()
+        self._confirmed = values.gauge(c.SNAPSHOT_AGE)
+        self._confirmed.set(time.monotonic())
+        if release:
+            values.gauge(c.BUILD_INFO, release).set(1.0)
+
+    def child(self, route: str, version: str, arm: str, endpoint: str) -> RequestMetrics:
+        """The handles for one kind of request; made once, then kept. Keep them with the routing state."""
+        key = (route, version, arm, endpoint)
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = RequestMetrics(self._values, *key)
+        return found
+
+    def refused(self, endpoint: str, code: int) -> None:
+        """A request was refused before it was routed: its route, version and arm are empty."""
+        self._values.counter(c.REQUESTS, "", "", c.ArmName.NONE, endpoint, str(code), c.Outcome.ERROR).inc()
+
+    def retain(self, versions: Collection[str], now: float) -> None:
+        """Say which versions can be routed to; series of others go after RETIRE_AFTER. `now`: any clock in seconds."""
+        for key in list(self._children):
+            if key[1] and key[1] not in versions:
+                self._gone.setdefault(key[1], now)
+        for version, since in list(self._gone.items()):
+            if version in versions:
+                del self._gone[version]
+            elif now - since > RETIRE_AFTER:
+                del self._gone[version]
+                self._values.drop("version", version, _OF_A_VERSION)
+                self._children = {key: child for key, child in self._children.items() if key[1] != version}
+
+    def failover(self, engine: str) -> None:
+        """A request left `engine` for another before its first byte."""
+        self._values.counter(c.FAILOVERS, engine).inc()
+
+    def rate_limited(self, reason: str) -> None:
+        """A request was refused with 429; `reason` is a LimitReason."""
+        self._values.counter(c.RATE_LIMITED, reason).inc()
+
+    def without_unit(self, route: str) -> None:
+        """A request named no unit."""
+        self._values.counter(c.WITHOUT_UNIT, route).inc()
+
+    def feedback(self, route: str, version: str, arm: str, kind: str) -> None:
+        """A feedback was accepted; `kind` is a FeedbackKind."""
+        self._values.counter(c.FEEDBACK, route, version, arm, kind).inc()
+
+    def satisfaction(self, route: str, version: str, arm: str, score: float) -> None:
+        """The score of a feedback, 0..1."""
+        histogram: Histogram = self._values.histogram(c.SATISFACTION, route, version, arm)
+        histogram.observe(score)
+
+    def events_dropped(self, kind: str, count: int = 1) -> None:
+        """Records were lost; from any thread. `kind` is an EventKind."""
+        with self._lock:
+            self._values.counter(c.EVENTS_DROPPED, kind).inc(count)
+
+    def snapshot_age(self, seconds: float) -> None:
+        """The routing state was known to be current `seconds` ago. The age grows by itself until said again."""
+        self._confirmed.set(time.monotonic() - seconds)
