@@ -1,0 +1,227 @@
+"""Opens the one database: SQLite in data_dir, or PostgreSQL by URL. The only place that knows their differences.
+
+Transactions: `with database.begin() as connection` writes (on SQLite it takes the write lock at once, so that what
+was read inside cannot change before the commit), `with database.read() as connection` only reads. SQLAlchemy's
+errors leave both as DatabaseError.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, Table, event, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from adapters.database_errors import translate
+from adapters.errors import ConfigError, DatabaseError
+from adapters.settings import DatabaseSettings
+from adapters.tables import metadata, revisions
+
+VERSION_TABLE = "understudy_schema"  # not Alembic's default name: another program's migrations may share the database
+MIGRATIONS = Path(__file__).parent / "migrations"
+_UPGRADE_LOCK = 0x756E6465           # PostgreSQL advisory lock that one upgrade holds
+_PATIENCE = 10                       # seconds to wait for another writer
+
+
+def open_database(settings: DatabaseSettings, data_dir: Path, *, upgrade: bool | None = None) -> Database:
+    """Open and check the database of `[database].url`.
+
+    `upgrade`: bring the schema to this code's, or (False) only check it. By default SQLite, which is nobody else's,
+    upgrades itself; PostgreSQL, which other hosts may be using, waits for `understudy db upgrade`.
+    Raises ConfigError for a bad URL, DatabaseError when the database cannot be used.
+    """
+    database = _open_sqlite(data_dir) if settings.url == "sqlite" else _open_postgres(settings.url)
+    try:
+        wanted = database.dialect == "sqlite" if upgrade is None else upgrade
+        if wanted and database.schema() != head():
+            database.upgrade()
+        database.check()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+class Database:
+    """A pool of connections. May be used from several threads; each transaction belongs to the thread that began it."""
+
+    def __init__(self, engine: Engine, lock_file: Path | None) -> None:
+        self._reader = engine
+        self._writer = engine.execution_options(understudy_write=True)
+        self._lock_file = lock_file
+        self.where = engine.url.database if lock_file else engine.url.render_as_string(hide_password=True)
+
+    @property
+    def dialect(self) -> str:
+        """'sqlite' or 'postgresql'."""
+        return self._reader.dialect.name
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A write transaction: commits at the end, rolls back on any exception. Raises DatabaseError."""
+        with self._translated(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read-only transaction, on SQLite one consistent view. Raises DatabaseError."""
+        with self._translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise DatabaseError(translate(error, f"database {self.where}")) from error
+
+    def schema(self) -> str | None:
+        """The revision of the schema in the database; None while there is none. Raises DatabaseError."""
+        with self.read() as connection:
+            return _revision(connection)
+
+    def check(self) -> None:
+        """Raise DatabaseError unless the database can be reached and has exactly this code's schema."""
+        _require(self.schema(), f"database {self.where}", older_is_fine=False)
+
+    def upgrade(self) -> None:
+        """Bring the schema to this code's, in one transaction. Safe when several processes do it at once."""
+        with _file_lock(self._lock_file), self.begin() as connection:
+            if self.dialect == "postgresql":
+                connection.execute(select(sqlalchemy.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+            found = _revision(connection)
+            _require(found, f"database {self.where}", older_is_fine=True)
+            if found != head():
+                _migrate(connection)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        self._reader.dispose()
+
+
+def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that knows on_conflict_do_nothing and on_conflict_do_update, on either database."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def bump(connection: Connection, name: str) -> None:
+    """Count one change of `name` (keys, registry), in the transaction that makes it: pollers look again."""
+    row = upsert(connection, revisions).values(name=name, value=1)
+    connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": revisions.c.value + 1}))
+
+
+def lock(connection: Connection, name: str) -> None:
+    """Hold `name` until the transaction ends: no other transaction that locks it runs meanwhile."""
+    if connection.dialect.name == "postgresql":  # on SQLite every write transaction is alone already
+        connection.execute(select(sqlalchemy.func.pg_advisory_xact_lock(sqlalchemy.func.hashtextextended(name, 0))))
+
+
+def head() -> str:
+    """The newest revision that this code knows."""
+    return max(_known_revisions())
+
+
+def _known_revisions() -> set[str]:
+    return {path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py")}
+
+
+def _revision(connection: Connection) -> str | None:
+    if not connection.dialect.has_table(connection, VERSION_TABLE):
+        return None
+    value: str | None = connection.execute(sqlalchemy.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 (our own constant)
+    return value
+
+
+def _require(found: str | None, where: str, *, older_is_fine: bool) -> None:
+    if found is not None and found not in _known_revisions():
+        raise DatabaseError(f"{where} has schema {found}, newer than this program's {head()}: update understudy")
+    if found != head() and not older_is_fine:
+        state = f"schema {found}, older than this program's {head()}" if found else "no schema yet"
+        raise DatabaseError(f"{where} has {state}: run `understudy db upgrade`")
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection, "metadata": metadata, "version_table": VERSION_TABLE})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _file_lock(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _open_sqlite(data_dir: Path) -> Database:
+    path, lock_file = data_dir / "understudy.db", data_dir / "understudy.db.lock"
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists() or path.stat().st_size == 0:
+            with _file_lock(lock_file):
+                _create_sqlite(path)
+    except OSError as error:
+        raise DatabaseError(f"database {path} cannot be created: {error.strerror}") from error
+    url = sqlalchemy.URL.create("sqlite", database=str(path))
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": _PATIENCE})
+    event.listen(engine, "connect", _prepare_sqlite_connection)
+    event.listen(engine, "begin", _begin_sqlite)
+    return Database(engine, lock_file)
+
+
+def _create_sqlite(path: Path) -> None:
+    """Make an empty private file (keys are in it) in write-ahead mode: readers never wait for a writer."""
+    import sqlite3
+
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    try:
+        connection = sqlite3.connect(path, timeout=_PATIENCE)
+        try:
+            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise DatabaseError(f"database {path} cannot be created: {error}") from error
+    if mode != "wal":
+        raise DatabaseError(f"database {path} needs a local disk (write-ahead log): move data_dir, or use PostgreSQL")
+
+
+def _prepare_sqlite_connection(connection: Any, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # sqlite3 begins no transactions of its own: _begin_sqlite does
+    for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("understudy_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _open_postgres(text: str) -> Database:
+    try:
+        url = sqlalchemy.make_url(text)
+        if url.drivername not in ("postgresql", "postgresql+psycopg"):
+            raise ConfigError(f'database.url is for {url.drivername}: write "sqlite" or "postgresql+psycopg://user@host/name"')
+        options = f"{url.query.get('options', '')} -c lock_timeout={_PATIENCE * 1000}".strip()
+        patience: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": _PATIENCE * 1000, "options": options}
+        given = {key: value for key, value in patience.items() if key == "options" or key not in url.query}
+        engine = sqlalchemy.create_engine(
+            url.set(drivername="postgresql+psycopg"), connect_args=given, pool_pre_ping=True, pool_recycle=1800
+        )
+    except ArgumentError:
+        raise ConfigError('database.url is no URL: write "sqlite" or "postgresql+psycopg://user@host/name"') from None
+    return Database(engine, None)

@@ -1,0 +1,1 @@
+"""Alembic migrations: each brings the schema from the revision before to its own."""
