@@ -1,0 +1,105 @@
+"""Who is asking, and what they may use. Keys are looked up by the sha256 of the secret; the secret is never kept.
+
+A worker builds a new Authenticator when the keys change and swaps the reference: it is immutable.
+
+Without `required`, a request without a key, or with an unknown one, is the anonymous principal: OpenAI's clients
+cannot be made to send none, and refusing a made-up key would protect nothing that sending no key does not reach.
+A key that is known and revoked is refused even then: whoever sends it must learn that it no longer counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from adapters.types import ApiKey
+from gateway.errors import forbidden, invalid_key
+
+INFERENCE, OPERATOR = "inference", "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `owner` scopes units and feedback; several keys may share it."""
+
+    owner: str                     # empty: anonymous
+    owner_tag: bytes               # 4 bytes, goes into response ids
+    key_id: str                    # empty: anonymous
+    scopes: frozenset[str]
+    routes: frozenset[str]         # empty: every route
+    requests_per_minute: int = 0   # 0: no limit
+    tokens_per_minute: int = 0
+
+    @property
+    def limited(self) -> bool:
+        """True when the limiter has to be asked."""
+        return self.requests_per_minute > 0 or self.tokens_per_minute > 0
+
+
+def owner_tag(owner: str) -> bytes:
+    """4 bytes that stand for an owner in response ids."""
+    return hashlib.sha256(b"understudy owner\0" + owner.encode("utf-8", "surrogatepass")).digest()[:4]
+
+
+class Authenticator:
+    """Knows the keys. `operator_without_keys`: the anonymous principal is an operator (loopback, keys not required)."""
+
+    def __init__(self, keys: Iterable[ApiKey], required: bool, operator_without_keys: bool) -> None:
+        self._required = required
+        self._principals: dict[bytes, Principal | None] = {}     # None: revoked
+        for key in keys:
+            self._principals[key.secret_hash] = None if key.revoked_at is not None else _principal(key)
+        scopes = {INFERENCE, OPERATOR} if operator_without_keys and not required else {INFERENCE}
+        self._anonymous = Principal("", owner_tag(""), "", frozenset(scopes), frozenset())
+
+    def authenticate(self, authorization: bytes | None, x_api_key: bytes | None = None) -> Principal:
+        """The principal of a request's two headers (Bearer first). Raises ApiError (401)."""
+        secret = x_api_key
+        if authorization is not None:
+            scheme, _, rest = authorization.partition(b" ")
+            if scheme.lower() == b"bearer":
+                secret = rest
+        if secret is None or not (secret := secret.strip()):
+            if self._required:
+                raise invalid_key(presented=False)
+            return self._anonymous
+        digest = hashlib.sha256(secret).digest()
+        principal = self._principals.get(digest)
+        if principal is None:
+            if self._required or digest in self._principals:
+                raise invalid_key(presented=True)
+            return self._anonymous
+        return principal
+
+
+def check_route(principal: Principal, route: str) -> None:
+    """Raises ApiError (403) unless the principal may ask `route` (a route's or the base's public name) for answers."""
+    if INFERENCE not in principal.scopes:
+        raise forbidden("this API key is not for inference: use one with the scope inference")
+    if principal.routes and route not in principal.routes:
+        raise forbidden("this API key may not use this model: GET /v1/models lists those it may", "model")
+
+
+def may_use(principal: Principal, route: str) -> bool:
+    """True when check_route() would pass; for listings."""
+    return INFERENCE in principal.scopes and (not principal.routes or route in principal.routes)
+
+
+def is_operator(principal: Principal) -> bool:
+    """May ask for pinned versions."""
+    return OPERATOR in principal.scopes
+
+
+def _principal(key: ApiKey) -> Principal:
+    return Principal(
+        key.owner,
+        owner_tag(key.owner),
+        key.id,
+        key.scopes,
+        key.routes,
+        key.requests_per_minute,
+        key.tokens_per_minute,
+    )
+
+

@@ -1,0 +1,90 @@
+"""Response ids that prove themselves: feedback is verified and attributed from the id alone, on any host, at once.
+
+An id is base64url, 48 characters, of
+
+    version 1 ‖ seconds 4 ‖ assignment 5 ‖ owner 4 ‖ unit 8 ‖ random 6 ‖ HMAC-SHA256 over all of these, first 8 bytes
+
+With 64 bits of HMAC a forger who may try a million ids a second needs about 300,000 years. Nothing in an id comes
+from the client unhashed, and the client's X-Request-Id plays no part.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import random
+import re
+import struct
+from dataclasses import dataclass
+
+_FORMAT = 1
+_BODY = struct.Struct(">BIBI4s8s6s")        # the assignment is 5 bytes: its high byte, then the low four
+_BODY_BYTES, _MAC_BYTES = _BODY.size, 8
+_LENGTH = (_BODY_BYTES + _MAC_BYTES) // 3 * 4
+_MAX_ASSIGNMENT = (1 << 40) - 1
+# What the endpoints put before an id (see endpoints.py), and what the engine uses on /v1/messages.
+_ID = re.compile(r"(?:chatcmpl-|cmpl-|resp_|msg_|embd-)?([A-Za-z0-9_-]{%d})" % _LENGTH, re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseId:
+    """What a genuine id says."""
+
+    text: str                      # canonical: without the endpoint's prefix; the key of responses and feedback
+    at: int                        # seconds since the epoch
+    assignment: int                # row of `assignments`: route, version, arm, share
+    owner_tag: bytes               # 4 bytes, see auth.owner_tag
+    unit: bytes                    # 8 bytes, IdMinter.unit_hash
+
+
+class IdMinter:
+    """Mints and verifies ids, and hashes units. `secret` (32 bytes or more) is the one all hosts share."""
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < 32:
+            raise ValueError("the secret that signs response ids must have at least 32 bytes")
+        self._id_mac = hmac.new(_derive(secret, b"response id"), digestmod="sha256")
+        self._unit_mac = hmac.new(_derive(secret, b"unit"), digestmod="sha256")
+
+    def mint(self, assignment: int, owner_tag: bytes, unit: bytes, now: float) -> str:
+        """A new id, without the endpoint's prefix. `now` in seconds since the epoch."""
+        noise = random.getrandbits(48).to_bytes(6, "big")    # for uniqueness; the HMAC is what cannot be guessed
+        seconds = int(now) & 0xFFFFFFFF
+        body = _BODY.pack(_FORMAT, seconds, assignment >> 32, assignment & 0xFFFFFFFF, owner_tag, unit, noise)
+        mac = self._id_mac.copy()
+        mac.update(body)
+        return base64.urlsafe_b64encode(body + mac.digest()[:_MAC_BYTES]).decode("ascii")
+
+    def verify(self, text: str) -> ResponseId | None:
+        """What the id says, or None when it is not one of ours. With or without the endpoint's prefix."""
+        match = _ID.fullmatch(text)
+        if match is None:
+            return None
+        raw = base64.urlsafe_b64decode(match[1])
+        body, given = raw[:_BODY_BYTES], raw[_BODY_BYTES:]
+        mac = self._id_mac.copy()
+        mac.update(body)
+        if not hmac.compare_digest(mac.digest()[:_MAC_BYTES], given):
+            return None
+        version, seconds, high, low, owner_tag, unit, _ = _BODY.unpack(body)
+        return ResponseId(match[1], seconds, high << 32 | low, owner_tag, unit) if version == _FORMAT else None
+
+    def unit_hash(self, owner: str, unit: str | bytes) -> bytes:
+        """8 bytes that stand for this owner's unit: HMAC(length of owner ‖ owner ‖ unit). The unit itself is not kept."""
+        owner_bytes = owner.encode("utf-8", "surrogatepass")
+        mac = self._unit_mac.copy()
+        mac.update(len(owner_bytes).to_bytes(4, "big") + owner_bytes)
+        mac.update(unit if isinstance(unit, bytes) else unit.encode("utf-8", "surrogatepass"))
+        return mac.digest()[:8]
+
+    @staticmethod
+    def random_unit() -> bytes:
+        """For a request that names no unit: it stands for itself alone."""
+        return os.urandom(8)
+
+
+def _derive(secret: bytes, purpose: bytes) -> bytes:
+    """One key per purpose, so that a MAC made for one is worth nothing for the other."""
+    return hmac.new(secret, b"understudy " + purpose, hashlib.sha256).digest()
