@@ -22,13 +22,13 @@ MAX_HEAD = 64 * 1024      # bytes of response headers; an engine's are a few hun
 class Failure(Enum):
     """Why an exchange ended without a complete answer."""
 
-    CONNECT = "the engine cannot be reached"
-    RESET = "the engine closed the connection before it answered"
-    TRUNCATED = "the engine broke off in the middle of its answer"
-    FIRST_BYTE = "the engine did not begin to answer in time"
-    IDLE = "the engine fell silent in the middle of its answer"
+    CONNECT = "it cannot be reached"
+    RESET = "it closed the connection before it answered"
+    TRUNCATED = "it broke off in the middle of its answer"
+    FIRST_BYTE = "it did not begin to answer in time"
+    IDLE = "it fell silent in the middle of its answer"
     TOTAL = "the request took longer than allowed"
-    PROTOCOL = "the engine's answer is not valid HTTP"
+    PROTOCOL = "its answer is not valid HTTP"
 
 
 class Sink(Protocol):

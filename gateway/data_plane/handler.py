@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gateway.data_plane.auth import Authenticator, Principal
+from gateway.data_plane.auth import Authenticator, Principal, check_route, is_operator
 from gateway.data_plane.endpoints import Endpoint
 from gateway.data_plane.envelope import render
 from gateway.data_plane.events import EventWriter
@@ -18,7 +18,7 @@ from gateway.data_plane.push import Downstream
 from gateway.data_plane.relay import Exchange, Finished, Relay
 from gateway.data_plane.routing import RouteTable, Target, resolve
 from gateway.data_plane.sse import Usage
-from gateway.errors import ApiError, bad_request, forbidden, not_ready, rate_limited, unsupported_media_type
+from gateway.errors import ApiError, bad_request, rate_limited, unavailable
 from monitors.conventions import Outcome
 from monitors.metrics import Recorder
 
@@ -74,14 +74,12 @@ class Handler:
             principal = services.authenticator.authenticate(headers.get(b"authorization"), headers.get(b"x-api-key"))
             table = services.table
             if table is None:
-                raise not_ready("no routing state yet: the controller has not published one")
+                raise unavailable("No routing state has been published yet: is `understudy controller` running?")
             _check_content(headers)
             request = parse(endpoint, body, services.max_n)
             unit, unit_hash = self._unit(request, headers, principal)
-            operator = services.authenticator.is_operator(principal)
-            target = resolve(table, request, headers, unit, operator)
-            if not services.authenticator.may_use(principal, target.route):
-                raise forbidden(f"this key may not use the route {target.route!r}")
+            target = resolve(table, request, headers, unit, is_operator(principal))
+            check_route(principal, target.route)
         except ApiError as error:
             services.recorder.refused(endpoint.name, error.status)
             raise
@@ -98,7 +96,7 @@ class Handler:
             received=received,
             trace=b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in _TRACE if name in headers),
             limit_headers=list(decision.headers) if decision else [],
-            key=principal.key,
+            principal=principal,
             reserved_tokens=reserved,
         )
 
@@ -113,15 +111,14 @@ class Handler:
         return hashed, hashed
 
     def _limit(self, principal: Principal, request: ParsedRequest, target: Target) -> tuple[Decision | None, int]:
-        key = principal.key
-        if key is None or not (key.requests_per_minute or key.tokens_per_minute):
+        if not principal.limited:
             return None, 0
         tokens = request.estimated_tokens()
-        decision = self._services.limiter.take(key, tokens)
+        decision = self._services.limiter.take(principal, tokens)
         if not decision.allowed:
             self._services.recorder.rate_limited(decision.reason)
             self._services.recorder.refused(request.endpoint.name, 429)
-            raise rate_limited(decision)
+            raise rate_limited(decision.message, decision.retry_after, decision.reason)
         return decision, tokens
 
     # -- accounting ---------------------------------------------------------------------------------------------
@@ -132,9 +129,9 @@ class Handler:
         services.recorder.child(target.route, target.version, target.arm, exchange.request.endpoint.name).finished(
             done.status, done.outcome, done.duration, done.ttft, usage.output_tokens, usage.input_tokens, done.overhead
         )
-        if exchange.key is not None and exchange.reserved_tokens:
+        if exchange.reserved_tokens:
             used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-            services.limiter.settle(exchange.key, exchange.reserved_tokens, used)
+            services.limiter.settle(exchange.principal, exchange.reserved_tokens, used)
         services.events.response(
             (
                 exchange.response_id, time.time(), target.assignment, exchange.unit, exchange.request.endpoint.name,
@@ -160,7 +157,7 @@ def _echo(headers: dict[bytes, bytes]) -> bytes:
 def _check_content(headers: dict[bytes, bytes]) -> None:
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding != b"identity":
-        raise unsupported_media_type("send the body without content-encoding")
+        raise bad_request("Send the body without content-encoding")
     kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
     if kind != b"application/json" and not kind.endswith(b"+json"):
         raise bad_request("content-type must be application/json")

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.data_plane.endpoints import Endpoint
-from gateway.errors import bad_request
+from gateway.errors import ApiError, bad_request
 
 # Keys whose value the gateway acts on: given twice, the engine would act on the last and we on who knows which.
 INTERPRETED = (
@@ -100,13 +100,17 @@ def _unit(fields: dict[str, Any]) -> str | None:
 
 def _refuse_denied(fields: dict[str, Any]) -> None:
     for key in DENIED.keys() & fields.keys():
-        raise bad_request(f"`{key}` is not accepted here: {DENIED[key]}", param=key)
+        raise _unsupported(key, DENIED[key])
     if fields.get("background"):
-        raise bad_request("`background` is not accepted here: answers are not stored", param="background")
+        raise _unsupported("background", "answers are not stored")
     if fields.get("store"):
-        raise bad_request("`store` is not accepted here: answers are not stored", param="store")
+        raise _unsupported("store", "answers are not stored")
     if fields.get("echo") and fields.get("logprobs") is not None:
-        raise bad_request("`echo` with `logprobs` is not accepted here: it can bring the engine down", param="echo")
+        raise _unsupported("echo", "with logprobs it can bring the engine down")
+
+
+def _unsupported(field: str, why: str) -> ApiError:
+    return bad_request(f"`{field}` is not accepted here: {why}", field, "unsupported_parameter")
 
 
 def _find_model(body: bytes, fields: dict[str, Any]) -> tuple[int, int]:
@@ -132,7 +136,7 @@ def _scan(body: bytes) -> tuple[int, int]:
         if key not in _QUOTED:
             continue
         if key in seen:
-            raise bad_request(f"`{key}` is given twice", param=key)
+            raise bad_request(f"`{key}` is given twice: send it once", key, "duplicate_key")
         seen.add(key)
         if key == "model":
             span = (start, end)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from adapters.types import ApiKey
+from gateway.data_plane.auth import Principal
 from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import render, sse_error, translate
 from gateway.data_plane.protocol import ParsedRequest, rewrite
@@ -40,8 +40,8 @@ class Exchange:
     received: float                # monotonic seconds
     trace: bytes                   # header lines passed on to the engine
     limit_headers: Headers
-    key: ApiKey | None = None
-    reserved_tokens: int = 0
+    principal: Principal
+    reserved_tokens: int           # 0: no token limit to settle
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ class Relay:
         if out:
             self._down.write(out)
         if editor.error is not None:
-            self._stream_failed(translate(500, editor.error, public_model=self._exchange.request.model))
+            self._stream_failed(self._translate(500, editor.error))
 
     def on_end(self) -> None:
         """The engine's answer is complete."""
@@ -155,7 +155,7 @@ class Relay:
         if self._over:
             return
         if self._started:
-            self._stream_failed(_as_error(failure))
+            self._stream_failed(_as_error(failure), Outcome.TRUNCATED)
         elif failure in _TIMEOUTS or not self._again():
             self._answer(_as_error(failure))
 
@@ -184,17 +184,15 @@ class Relay:
         if rest:
             self._down.write(rest)
         if editor.error is not None:
-            self._stream_failed(translate(500, editor.error, public_model=self._exchange.request.model))
+            self._stream_failed(self._translate(500, editor.error))
         elif not editor.done:
-            self._stream_failed(_as_error(Failure.TRUNCATED))
+            self._stream_failed(_as_error(Failure.TRUNCATED), Outcome.TRUNCATED)
         else:
             self._down.finish()
             self._done(200, Outcome.OK, self._usage())
 
     def _end_json(self, body: bytes) -> None:
-        arrived = time.monotonic()
         body = restamp(body, self._exchange.target.stamped, self._public())
-        self._ttft = arrived - self._exchange.received
         self._start(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
         self._down.write(body)
         self._down.finish()
@@ -211,7 +209,7 @@ class Relay:
         if lost or self._error_status == 503:
             self._answer(no_replica(request.model))
             return
-        self._answer(translate(self._error_status, body, public_model=request.model))
+        self._answer(self._translate(self._error_status, body))
 
     def _again(self) -> bool:
         """Try another replica. False when there is none."""
@@ -234,14 +232,14 @@ class Relay:
         self._down.finish()
         self._done(status, Outcome.ERROR, Usage())
 
-    def _stream_failed(self, error: ApiError) -> None:
+    def _stream_failed(self, error: ApiError, outcome: Outcome = Outcome.ERROR) -> None:
         """An error event and a clean end of the body; no end marker."""
         self._cancel()
         self._down.write(sse_error(error, self._exchange.request.endpoint.name))
         self._down.finish()
-        truncated = error.code == "upstream_truncated"
-        logger.warning("stream failed: %s", error, extra={"response_id": self._exchange.response_id})
-        self._done(200, Outcome.TRUNCATED if truncated else Outcome.ERROR, self._usage())
+        detail = error.detail or error.message
+        logger.warning("stream failed: %s", detail, extra={"response_id": self._exchange.response_id})
+        self._done(200, outcome, self._usage())
 
     def _done(self, status: int, outcome: Outcome, usage: Usage) -> None:
         self._over = True
@@ -276,6 +274,10 @@ class Relay:
     def _public(self) -> bytes:
         return b'"model":' + self._exchange.request.body[slice(*self._exchange.request.span)]
 
+    def _translate(self, status: int, body: bytes) -> ApiError:
+        engine_model = self._exchange.target.model.strip(b'"').decode()
+        return translate(status, body, self._exchange.request.model, engine_model)
+
     def _usage(self) -> Usage:
         return read_usage(self._editor.usage_event) if self._editor is not None else Usage()
 
@@ -284,8 +286,6 @@ def _as_error(failure: Failure) -> ApiError:
     """The client's view of a failure."""
     if failure in _TIMEOUTS:
         return gateway_timeout(failure.value)
-    if failure is Failure.TRUNCATED:
-        return bad_gateway(failure.value, code="upstream_truncated")
     if failure is Failure.CONNECT:
         return no_replica("")
     return bad_gateway(failure.value)

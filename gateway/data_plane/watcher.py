@@ -6,13 +6,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from adapters.database import Database
 from adapters.errors import DatabaseError
 from adapters.fleet_store import FleetStore
-from adapters.keys import load_keys
+from adapters.keys import list_keys
 from adapters.snapshot import Snapshot
 from adapters.types import ApiKey
 
@@ -29,7 +29,7 @@ class SnapshotWatcher:
         self,
         database: Database,
         on_snapshot: Callable[[Snapshot], None],
-        on_keys: Callable[[Mapping[bytes, ApiKey]], None],
+        on_keys: Callable[[list[ApiKey]], None],
     ) -> None:
         self._database = database
         self._fleet = FleetStore(database)
@@ -73,8 +73,7 @@ class SnapshotWatcher:
         snapshot_id, keys_revision = self._fleet.poll()
         seen_snapshot, seen_keys = self._seen
         if keys_revision != seen_keys:
-            with self._database.read() as connection:
-                keys = load_keys(connection)
+            keys = list_keys(self._database)
             self._seen = (seen_snapshot, keys_revision)
             self._in_loop(0.0, self._on_keys, keys)
         if snapshot_id != seen_snapshot:

@@ -1,0 +1,206 @@
+"""`understudy serve`: a parent that owns the listening socket and the metrics port, and N uvicorn workers that answer.
+
+Ours is the way out: on SIGTERM a worker first answers on with `connection: close`, so that keep-alive clients leave by
+themselves, then stops listening and lets requests in flight finish.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import socket
+import threading
+import time
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+
+import uvicorn
+
+from adapters.database import open_database
+from adapters.errors import ConfigError
+from adapters.keys import list_keys
+from gateway.config import Settings, ensure_data_dir, parse_duration
+from gateway.data_plane.app import DataPlane
+from gateway.lifetime import die_with_parent
+from gateway.logs import configure
+from monitors.metrics_server import start_metrics_server
+
+LAME_DUCK = 0.5           # seconds in which keep-alive clients are told to leave
+KEEP_ALIVE = 75           # seconds an idle client connection is kept: longer than clients keep theirs
+BACKLOG = 4096
+RESTART_AFTER = (0.0, 0.5, 1.0, 2.0, 5.0)   # seconds; a worker that dies again and again is not started in a frenzy
+STABLE_AFTER = 30.0       # seconds after which a worker's earlier deaths are forgotten
+
+logger = logging.getLogger("understudy.serve")
+
+
+class DrainingServer(uvicorn.Server):
+    """One worker's server. The first signal begins the drain; a second SIGINT ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, app: DataPlane) -> None:
+        super().__init__(config)
+        self._worker = app.worker
+        self._leave_at = float("inf")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain instead of closing at once."""
+        if self._worker.draining:
+            if sig == signal.SIGINT:
+                super().handle_exit(sig, frame)
+                super().handle_exit(sig, frame)
+            return
+        self._worker.draining = True
+        close = (b"connection", b"close")
+        self.config.encoded_headers.append(close)
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        self._leave_at = time.monotonic() + LAME_DUCK
+
+    async def on_tick(self, counter: int) -> bool:
+        """Leave once the keep-alive clients had their chance."""
+        if time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises UnderstudyError for whatever keeps it from starting."""
+    ensure_data_dir(settings)
+    configure("serve")
+    _refuse_openness(settings)
+    listener = _listen(settings.gateway.host, settings.gateway.port)
+    metrics = start_metrics_server(settings.data_dir / "metrics", settings.gateway.metrics_port)
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    try:
+        Supervisor(settings, listener).run()
+    finally:
+        listener.close()
+        if metrics is not None:
+            metrics.close()
+
+
+class Supervisor:
+    """Starts the workers, replaces those that die, passes signals on."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._context = multiprocessing.get_context("spawn")
+        self._stopping = threading.Event()
+        self._signal = signal.SIGTERM
+
+    def run(self) -> None:
+        """Returns when all workers have ended."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        slots = [_Slot(self._start()) for _ in range(self._settings.gateway.workers)]
+        while not self._stopping.wait(0.1):
+            for slot in slots:
+                self._look_after(slot)
+        for slot in slots:
+            slot.process.terminate()
+        self._join(slots)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._stopping.set()
+
+    def _start(self) -> SpawnProcess:
+        process = self._context.Process(target=run_worker, args=(self._settings, self._listener), name="worker")
+        process.start()
+        return process
+
+    def _look_after(self, slot: _Slot) -> None:
+        if slot.process.is_alive():
+            return
+        now = time.monotonic()
+        if slot.restart_at is None:
+            if slot.process.exitcode == UNSTARTABLE:
+                self._stopping.set()
+                return
+            slot.deaths = slot.deaths + 1 if now - slot.started < STABLE_AFTER else 0
+            delay = RESTART_AFTER[min(slot.deaths, len(RESTART_AFTER) - 1)]
+            logger.error("worker %s ended with %s; next in %.1f s", slot.process.pid, slot.process.exitcode, delay)
+            slot.restart_at = now + delay
+        if now >= slot.restart_at:
+            slot.process, slot.started, slot.restart_at = self._start(), now, None
+
+    def _join(self, slots: list[_Slot]) -> None:
+        deadline = time.monotonic() + LAME_DUCK + parse_duration(self._settings.gateway.drain) + 10.0
+        for slot in slots:
+            slot.process.join(max(0.0, deadline - time.monotonic()))
+            if slot.process.is_alive():
+                logger.error("worker %s did not end in time and is killed", slot.process.pid)
+                slot.process.kill()
+
+
+class _Slot:
+    """One worker and its history."""
+
+    def __init__(self, process: SpawnProcess) -> None:
+        self.process = process
+        self.started = time.monotonic()
+        self.deaths = 0
+        self.restart_at: float | None = None
+
+
+UNSTARTABLE = 3           # exit status of a worker whose start failed: another would fail as well
+
+
+def run_worker(settings: Settings, listener: socket.socket) -> None:
+    """Body of a worker process."""
+    die_with_parent()
+    configure("worker")
+    app = DataPlane(settings)
+    server = DrainingServer(worker_config(settings, app), app)
+    server.run(sockets=[listener])
+
+
+def worker_config(settings: Settings, app: DataPlane) -> uvicorn.Config:
+    """uvicorn as the data plane needs it."""
+    return uvicorn.Config(
+        app=app,  # type: ignore[arg-type]  # its ASGI types are stricter than the protocol
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=round(parse_duration(settings.gateway.drain)),
+        ssl_certfile=settings.gateway.tls_cert or None,
+        ssl_keyfile=settings.gateway.tls_key or None,
+    )
+
+
+def _refuse_openness(settings: Settings) -> None:
+    """Nobody may listen beyond loopback without keys. Raises ConfigError."""
+    if not settings.keys_required:
+        return
+    database = open_database(settings.database, settings.data_dir)
+    try:
+        usable = [key for key in list_keys(database) if key.revoked_at is None]
+    finally:
+        database.close()
+    if not usable:
+        raise ConfigError(
+            f"gateway.host is {settings.gateway.host} and keys are required, but there is none: "
+            "create one with `understudy key create --scope inference`"
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound, inheritable socket. Raises ConfigError when the port is taken or the address is not ours."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; set gateway.host and gateway.port") from None
+    listener.set_inheritable(True)
+    return listener

@@ -1,0 +1,154 @@
+"""One worker process of the data plane: composition, start and stop. State it owns: connection pools and counters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from adapters.database import open_database
+from adapters.fleet_store import FleetStore
+from adapters.keys import server_secret
+from adapters.response_store import ResponseStore
+from adapters.snapshot import Snapshot
+from adapters.types import ApiKey
+from gateway.config import GatewaySettings, Settings, is_loopback, parse_duration
+from gateway.data_plane.auth import Authenticator
+from gateway.data_plane.events import EventWriter
+from gateway.data_plane.feedback import FeedbackRow
+from gateway.data_plane.handler import Handler, Services
+from gateway.data_plane.ids import IdMinter
+from gateway.data_plane.limits import Limiter
+from gateway.data_plane.routing import compile_rules, compile_table
+from gateway.data_plane.upstreams import SWEEP, Timeouts, Upstream
+from gateway.data_plane.watcher import SnapshotWatcher
+from monitors.metrics import Recorder
+from monitors.shared_values import SharedValues
+
+FLUSH = 5.0               # seconds at shutdown for records that are not yet written
+STALE_AFTER = 60.0        # seconds without the database after which the worker says it is not ready for new traffic
+
+KNOWN_ASSIGNMENTS = 4096  # kept for labelling feedback
+
+logger = logging.getLogger("understudy.worker")
+
+
+class Worker:
+    """Everything one process needs to answer requests. Enter it inside a running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.draining = False
+        self._rules = compile_rules(settings.route)
+        self._timeouts = _timeouts(settings.gateway)
+        self._upstreams: dict[str, Upstream] = {}
+        self._retired: list[Upstream] = []
+        self._assignments: dict[int, dict[str, Any]] = {}
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Worker]:
+        """Start; on leaving, flush what was counted and close what is open. Raises UnderstudyError."""
+        settings = self.settings
+        self.database = open_database(settings.database, settings.data_dir)
+        self._fleet = FleetStore(self.database)
+        self.values = SharedValues(settings.data_dir / "metrics")
+        recorder = Recorder(self.values)
+        self.events = EventWriter(ResponseStore(self.database), recorder.events_dropped)
+        minter = IdMinter(server_secret(self.database))
+        limiter = Limiter(settings.data_dir / "limits")
+        self.services = Services(self._authenticator([]), limiter, minter, recorder, self.events, settings.gateway.max_n)
+        self.handler = Handler(self.services)
+        self.watcher = SnapshotWatcher(self.database, self._install, self._install_keys)
+        self.watcher.start()
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            yield self
+        finally:
+            sweeper.cancel()
+            self.watcher.stop()
+            for upstream in (*self._upstreams.values(), *self._retired):
+                upstream.close()
+            await asyncio.to_thread(self.events.close, FLUSH)
+            limiter.close()
+            self.values.close()
+            self.database.close()
+
+    def not_ready(self) -> str:
+        """Why new traffic should go elsewhere; empty when it may come."""
+        if self.draining:
+            return "shutting down"
+        if self.services.table is None:
+            return "no routing state has been published: start `understudy controller`"
+        if not any(upstream.ejected_until <= time.monotonic() for upstream in self._upstreams.values()):
+            return "no engine can be reached"
+        if time.monotonic() - self.watcher.refreshed > STALE_AFTER:
+            return "the database has been away for too long"
+        return ""
+
+    async def count_feedback(self, row: FeedbackRow) -> None:
+        """Label an accepted feedback by the assignment its id names."""
+        found = self._assignments.get(row.assignment)
+        if found is None:
+            found = await asyncio.to_thread(self._fleet.assignments_by_id, row.assignment)
+            if found is None:
+                return
+            if len(self._assignments) >= KNOWN_ASSIGNMENTS:
+                self._assignments.clear()
+            self._assignments[row.assignment] = found
+        labels = (found["route"], found["version"], found["arm"])
+        self.services.recorder.feedback(*labels, row.kind)
+        self.services.recorder.satisfaction(*labels, row.score)
+
+    # -- what the watcher brings ----------------------------------------------------------------------------------
+
+    def _install(self, snapshot: Snapshot) -> None:
+        """Switch to a new routing state, whole."""
+        self._adopt_endpoints(snapshot)
+        try:
+            table = compile_table(snapshot, self.settings.engine.served_name, self._rules, self._upstreams.get)
+        except (ValueError, KeyError) as error:
+            logger.error("snapshot %d is unusable and is ignored: %s", snapshot.id, error)
+            return
+        self.services.table = table
+        versions = {target.version for route in table.routes.values() for _, target in route.arms}
+        self.services.recorder.retain(versions | set(table.pinned) | {table.base.version}, time.monotonic())
+
+    def _install_keys(self, keys: list[ApiKey]) -> None:
+        self.services.authenticator = self._authenticator(keys)
+
+    def _authenticator(self, keys: list[ApiKey]) -> Authenticator:
+        return Authenticator(keys, self.settings.keys_required, is_loopback(self.settings.gateway.host))
+
+    def _adopt_endpoints(self, snapshot: Snapshot) -> None:
+        """Keep the live state of engines that stay; drop those that left once their last request is done."""
+        wanted = {endpoint.name: endpoint.url for endpoint in snapshot.endpoints}
+        for name, upstream in list(self._upstreams.items()):
+            if wanted.get(name) != upstream.url:
+                self._retired.append(self._upstreams.pop(name))
+        for name, url in wanted.items():
+            if name not in self._upstreams:
+                self._upstreams[name] = Upstream(name, url, self.settings.engine.api_key, self._timeouts)
+
+    async def _sweep(self) -> None:
+        """Deadlines, pools, the snapshot's age."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP)
+            for upstream in (*self._upstreams.values(), *self._retired):
+                upstream.sweep(loop.time())
+            for upstream in [u for u in self._retired if u.in_flight == 0]:
+                upstream.close()
+                self._retired.remove(upstream)
+            self.services.recorder.snapshot_age(time.monotonic() - self.watcher.refreshed)
+
+
+def _timeouts(settings: GatewaySettings) -> Timeouts:
+    return Timeouts(
+        connect=parse_duration(settings.connect_timeout),
+        first_byte=parse_duration(settings.first_byte_timeout),
+        idle=parse_duration(settings.idle_timeout),
+        total=parse_duration(settings.total_timeout),
+    )
