@@ -162,6 +162,6 @@ def gateway_timeout(reason: str) -> ApiError:
 
 
 def retry_headers(seconds: float) -> list[tuple[str, str]]:
-    """Retry-After knows whole seconds only: rounded up, at least one. OpenAI's clients prefer the one in milliseconds."""
+    """Retry-After knows whole seconds only: rounded up, at least one. OpenAI's clients prefer milliseconds."""
     seconds = seconds if 0 < seconds < 86400 else 1.0
     return [("retry-after", str(math.ceil(seconds))), ("retry-after-ms", str(math.ceil(seconds * 1000)))]

@@ -12,6 +12,7 @@ from typing import Literal
 
 PREFIX = "understudy_"
 PLANNED = "planned"
+RETIRE_AFTER = 6 * 3600.0          # seconds a version's series stay after it left the routes
 
 
 class Outcome(StrEnum):

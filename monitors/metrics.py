@@ -9,8 +9,6 @@ from collections.abc import Collection
 from monitors import conventions as c
 from monitors.shared_values import Counter, Histogram, SharedValues
 
-RETIRE_AFTER = 6 * 3600.0          # seconds a version's series stay after it left the routes
-
 # What a child makes at once: a series must exist at 0 before its first failure, or rate() misses that failure.
 _EXPECTED = ((200, c.Outcome.OK), (502, c.Outcome.ERROR), (503, c.Outcome.ERROR), (504, c.Outcome.ERROR))
 _OF_A_VERSION = tuple(m for m in c.METRICS if "version" in m.labels and "route" in m.labels)
@@ -100,14 +98,14 @@ class Recorder:
         self._values.counter(c.REQUESTS, "", "", c.ArmName.NONE, endpoint, str(code), c.Outcome.ERROR).inc()
 
     def retain(self, versions: Collection[str], now: float) -> None:
-        """Say which versions can be routed to; series of others go after RETIRE_AFTER. `now`: any clock in seconds."""
+        """Say which versions can be routed to: the series of others go after RETIRE_AFTER. `now` in seconds."""
         for key in list(self._children):
             if key[1] and key[1] not in versions:
                 self._gone.setdefault(key[1], now)
         for version, since in list(self._gone.items()):
             if version in versions:
                 del self._gone[version]
-            elif now - since > RETIRE_AFTER:
+            elif now - since > c.RETIRE_AFTER:
                 del self._gone[version]
                 self._values.drop("version", version, _OF_A_VERSION)
                 self._children = {key: child for key, child in self._children.items() if key[1] != version}

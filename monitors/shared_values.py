@@ -176,20 +176,22 @@ class SharedValues:
             os.ftruncate(self._log, size)
             raise OSError("no room for another series")
 
-    def drop(self, label: str, value: str, metrics: Sequence[Metric]) -> int:
-        """Forget the series of `metrics` whose `label` is `value`; returns how many. Handles end with it."""
+    def drop(self, label: str, value: str, metrics: Sequence[Metric]) -> None:
+        """Forget the series of `metrics` whose `label` is `value`. Their handles must not be used again."""
         wanted = {metric.name: metric.labels.index(label) for metric in metrics if label in metric.labels}
         gone = [key for key in self._series if key[0] in wanted and key[1][wanted[key[0]]] == value]
         widths = {metric.name: metric.width for metric in metrics}
         for key in gone:
             slots, index, slot = self._series[key]
             if slot >= 0:
-                self._append(["drop", slot])             # before the slots change: readers notice and read again
+                try:
+                    self._append(["drop", slot])         # before the slots change: readers notice and read again
+                except OSError:                          # no room: it stays
+                    continue
                 width = widths[key[0]]
                 slots[index : index + width] = memoryview(bytes(8 * width)).cast("d")
                 self._free.setdefault(width, []).append(slot)
             del self._series[key]
-        return len(gone)
 
     def close(self) -> None:
         """Let readers fold these values into those of ended processes. Handles must not be used afterwards."""

@@ -2,21 +2,22 @@
 
 A worker builds a new Authenticator when the keys change and swaps the reference: it is immutable.
 
-Without `required`, a request without a key, or with an unknown one, is the anonymous principal: OpenAI's clients
-cannot be made to send none, and refusing a made-up key would protect nothing that sending no key does not reach.
-A key that is known and revoked is refused even then: whoever sends it must learn that it no longer counts.
+Without `required`, a request without a key, or with a made-up one, is the anonymous principal: OpenAI's clients
+cannot be made to send none, and refusing "EMPTY" would protect nothing. A key in our own form (us-…) that is unknown
+or revoked is refused even then: whoever sends it believes to be somebody, and must learn that it does not count.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adapters.types import ApiKey
 from gateway.errors import forbidden, invalid_key
 
 INFERENCE, OPERATOR = "inference", "operator"
+KEY_FORM = b"us-"                  # how adapters.keys begins every secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,16 @@ def owner_tag(owner: str) -> bytes:
 
 
 class Authenticator:
-    """Knows the keys. `operator_without_keys`: the anonymous principal is an operator (loopback, keys not required)."""
+    """Knows the keys, by sha256 of the secret (adapters.keys.load_keys).
 
-    def __init__(self, keys: Iterable[ApiKey], required: bool, operator_without_keys: bool) -> None:
+    `loopback_operator`: without a key one is an operator too, because only this machine can ask (and keys are not
+    required).
+    """
+
+    def __init__(self, keys: Mapping[bytes, ApiKey], required: bool, loopback_operator: bool) -> None:
         self._required = required
-        self._principals: dict[bytes, Principal | None] = {}     # None: revoked
-        for key in keys:
-            self._principals[key.secret_hash] = None if key.revoked_at is not None else _principal(key)
-        scopes = {INFERENCE, OPERATOR} if operator_without_keys and not required else {INFERENCE}
+        self._principals = {digest: _principal(key) for digest, key in keys.items() if key.revoked_at is None}
+        scopes = {INFERENCE, OPERATOR} if loopback_operator and not required else {INFERENCE}
         self._anonymous = Principal("", owner_tag(""), "", frozenset(scopes), frozenset())
 
     def authenticate(self, authorization: bytes | None, x_api_key: bytes | None = None) -> Principal:
@@ -64,13 +67,12 @@ class Authenticator:
             if self._required:
                 raise invalid_key(presented=False)
             return self._anonymous
-        digest = hashlib.sha256(secret).digest()
-        principal = self._principals.get(digest)
-        if principal is None:
-            if self._required or digest in self._principals:
-                raise invalid_key(presented=True)
-            return self._anonymous
-        return principal
+        principal = self._principals.get(hashlib.sha256(secret).digest())
+        if principal is not None:
+            return principal
+        if self._required or secret.startswith(KEY_FORM):
+            raise invalid_key(presented=True)
+        return self._anonymous
 
 
 def check_route(principal: Principal, route: str) -> None:

@@ -12,7 +12,19 @@ from gateway.errors import ApiError, bad_gateway, gateway_timeout, retry_headers
 _LONGEST = 2000                    # characters of an engine's message that are passed on
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _PATH = re.compile(r"(?<![\w./:])/(?!v1/)[\w.@+-]+(?:/[\w.@+-]+){2,}/?")
-_NOT_OURS = "the engine does not offer this endpoint for the model it serves"
+_REFUSED = "the engine refused the request"
+_ABSENT = "the engine does not offer this endpoint for the model it serves"
+
+# Engine's status → our status, our code, what to say when the engine says nothing.
+_CLIENTS_FAULT: dict[int, tuple[int, str | None, str]] = {
+    400: (400, None, _REFUSED),
+    404: (404, "not_found", _ABSENT),
+    409: (409, "conflict", _REFUSED),
+    413: (413, "body_too_large", "the request is too large for the engine"),
+    415: (400, None, _REFUSED),
+    422: (422, None, _REFUSED),
+    501: (400, "not_supported", "the engine does not support this"),
+}
 
 
 def render(error: ApiError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -55,21 +67,14 @@ def translate(status: int, body: bytes, public_model: str = "", engine_model: st
     if "out of range float" in message.lower():
         return bad_gateway("it computed no number", code="upstream_not_finite", detail=detail)
     text = _public(message, engine_model, public_model)
-    match status:
-        case 400 | 409 | 415 | 422:
-            return ApiError(status, text or "the engine refused the request", param=param, detail=detail)
-        case 404:
-            return ApiError(404, text or _NOT_OURS, param=param, code="not_found", detail=detail)
-        case 413:
-            return ApiError(413, text or "the request is too large for the engine", code="body_too_large", detail=detail)
-        case 501:
-            return ApiError(400, text or "the engine does not support this", code="not_supported", detail=detail)
-        case 408 | 504:
-            return gateway_timeout("it gave up")
-        case 429 | 503:
-            message = "the engine has too much to do right now: try again shortly"
-            headers = retry_headers(1.0)
-            return ApiError(503, message, type="server_error", code="upstream_busy", headers=headers, detail=detail)
+    if status in _CLIENTS_FAULT:
+        ours, code, fallback = _CLIENTS_FAULT[status]
+        return ApiError(ours, text or fallback, param=param, code=code, detail=detail)
+    if status in (408, 504):
+        return gateway_timeout("it gave up")
+    if status in (429, 503):
+        text = "the engine has too much to do right now: try again shortly"
+        return ApiError(503, text, type="server_error", code="upstream_busy", headers=retry_headers(1.0), detail=detail)
     return bad_gateway("internal error", detail=detail)
 
 

@@ -41,7 +41,7 @@ class FeedbackRow:
 
 
 def parse(body: bytes, principal: Principal, minter: IdMinter, now: float) -> FeedbackRow:
-    """A checked feedback. Raises ApiError: 400 malformed, 403 another owner's, 404 not our id, 413, 422 out of range."""
+    """A checked feedback. Raises ApiError: 400 malformed, 403 another owner's, 404 not our id, 413, 422 range."""
     fields = _object(body)
     text, score, kind = (_required(fields, key) for key in _KEYS[:3])
     comment = fields.get("comment")

@@ -23,9 +23,8 @@ _FORMAT = 1
 _BODY = struct.Struct(">BIBI4s8s6s")        # the assignment is 5 bytes: its high byte, then the low four
 _BODY_BYTES, _MAC_BYTES = _BODY.size, 8
 _LENGTH = (_BODY_BYTES + _MAC_BYTES) // 3 * 4
-_MAX_ASSIGNMENT = (1 << 40) - 1
 # What the endpoints put before an id (see endpoints.py), and what the engine uses on /v1/messages.
-_ID = re.compile(r"(?:chatcmpl-|cmpl-|resp_|msg_|embd-)?([A-Za-z0-9_-]{%d})" % _LENGTH, re.ASCII)
+_ID = re.compile(rf"(?:chatcmpl-|cmpl-|resp_|msg_|embd-)?([A-Za-z0-9_-]{{{_LENGTH}}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class IdMinter:
         return ResponseId(match[1], seconds, high << 32 | low, owner_tag, unit) if version == _FORMAT else None
 
     def unit_hash(self, owner: str, unit: str | bytes) -> bytes:
-        """8 bytes that stand for this owner's unit: HMAC(length of owner ‖ owner ‖ unit). The unit itself is not kept."""
+        """8 bytes that stand for this owner's unit, HMAC(length of owner ‖ owner ‖ unit): all that is kept of it."""
         owner_bytes = owner.encode("utf-8", "surrogatepass")
         mac = self._unit_mac.copy()
         mac.update(len(owner_bytes).to_bytes(4, "big") + owner_bytes)
