@@ -58,12 +58,10 @@ class Authenticator:
 
     def authenticate(self, authorization: bytes | None, x_api_key: bytes | None = None) -> Principal:
         """The principal of a request's two headers (Bearer first). Raises ApiError (401)."""
-        secret = x_api_key
-        if authorization is not None:
-            scheme, _, rest = authorization.partition(b" ")
-            if scheme.lower() == b"bearer":
-                secret = rest
-        if secret is None or not (secret := secret.strip()):
+        scheme, _, secret = (authorization or b"").partition(b" ")
+        secret = secret.strip() if scheme.lower() == b"bearer" else b""
+        secret = secret or (x_api_key or b"").strip()
+        if not secret:
             if self._required:
                 raise invalid_key(presented=False)
             return self._anonymous

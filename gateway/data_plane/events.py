@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from sqlalchemy.exc import DataError, IntegrityError
+
 from adapters.errors import DatabaseError
 from monitors.conventions import EventKind
 
@@ -111,34 +113,42 @@ class EventWriter:
                 return
 
     def _write(self, lane: _Lane, rows: list[Row]) -> None:
-        """Until it is written, or time is up, or the rows themselves are refused."""
+        """Until they are written, or refused one by one, or time is up."""
         pause = INTERVAL
-        while True:
-            try:
-                lane.insert([dict(zip(lane.columns, row, strict=True)) for row in rows])
-            except DatabaseError as error:
-                if not self._away:
-                    logger.error("records wait in memory, the database is away: %s", error)
-                self._away = True
-            except Exception:
+        while (error := _try(lane, rows)) is not None:
+            if _is_refusal(error):
                 self._write_singly(lane, rows)
                 return
-            else:
-                if self._away:
-                    logger.info("the database is back")
-                self._away = False
-                return
+            if not self._away:
+                logger.error("records wait in memory until the database takes them: %s", error)
+            self._away = True
             if time.monotonic() >= self._deadline:
                 self._on_drop(lane.kind, len(rows))
                 return
-            self._stop.wait(pause)
+            self._stop.wait(pause) if not self._stop.is_set() else time.sleep(INTERVAL)
             pause = min(pause * 2, LONGEST_PAUSE)
+        if self._away:
+            logger.info("the database takes records again")
+        self._away = False
 
     def _write_singly(self, lane: _Lane, rows: list[Row]) -> None:
-        """One row the store cannot take must not cost the others."""
+        """A row that the database cannot hold must not cost the others."""
         for row in rows:
-            try:
-                lane.insert([dict(zip(lane.columns, row, strict=True))])
-            except Exception:
-                logger.exception("a %s record cannot be stored and is dropped", lane.kind)
+            error = _try(lane, [row])
+            if error is not None:
+                logger.error("a %s record cannot be stored and is dropped: %s", lane.kind, error)
                 self._on_drop(lane.kind, 1)
+
+
+def _try(lane: _Lane, rows: list[Row]) -> Exception | None:
+    """Write the rows in one transaction; what went wrong, if anything."""
+    try:
+        lane.insert([dict(zip(lane.columns, row, strict=True)) for row in rows])
+    except Exception as error:  # the thread must outlive whatever a driver raises
+        return error
+    return None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """The rows are wrong, rather than the database away: trying again would fail for ever."""
+    return not isinstance(error, DatabaseError) or isinstance(error.__cause__, IntegrityError | DataError)

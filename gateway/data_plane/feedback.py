@@ -6,16 +6,22 @@ the unit's first bad one, so a repetition changes neither.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import orjson
 
+from adapters.errors import DatabaseError
 from gateway.data_plane.auth import Principal
 from gateway.data_plane.ids import IdMinter
 from gateway.errors import bad_request, body_too_large, forbidden, not_found, shorten, unprocessable
 from monitors.conventions import FeedbackKind
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024               # bytes
 MAX_COMMENT = 4096                 # bytes of UTF-8
@@ -66,6 +72,53 @@ def parse(body: bytes, principal: Principal, minter: IdMinter, now: float) -> Fe
         raise forbidden("this answer was given to another owner's key", "response_id")
     cleaned = comment.replace("\0", "") if comment else None     # PostgreSQL has no NUL in texts
     return FeedbackRow(found.text, now, found.assignment, found.unit, float(score), kind, cleaned)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What an assignment stands for: the labels of its metrics."""
+
+    route: str
+    version: str
+    arm: str
+
+
+class Assignments:
+    """Labels by assignment: those of the current routes are put in, older ones are looked up once, off the loop.
+
+    `lookup` is FleetStore.assignments_by_id. Keeps the `capacity` newest.
+    """
+
+    def __init__(self, lookup: Callable[[int], Mapping[str, Any] | None], capacity: int = 10_000) -> None:
+        self._lookup = lookup
+        self._capacity = capacity
+        self._known: dict[int, Labels] = {}
+
+    def put(self, assignment: int, labels: Labels) -> None:
+        """Remember an assignment of the current routing state."""
+        self._known.pop(assignment, None)                        # again: to the end, as the newest
+        self._known[assignment] = labels
+        while len(self._known) > self._capacity:
+            del self._known[next(iter(self._known))]
+
+    async def resolve(self, assignment: int) -> Labels | None:
+        """Its labels; None while the database is away (the feedback counts all the same, but in no metric).
+
+        Raises ApiError (404) for one that the database does not have: an id from before it was replaced.
+        """
+        found = self._known.get(assignment)
+        if found is not None:
+            return found
+        try:
+            row = await asyncio.to_thread(self._lookup, assignment)
+        except DatabaseError as error:
+            logger.warning("feedback is accepted without its metric: %s", error)
+            return None
+        if row is None:
+            raise not_found("this answer is no longer on record", "response_id")
+        labels = Labels(row["route"], row["version"], row["arm"])
+        self.put(assignment, labels)
+        return labels
 
 
 def _object(body: bytes) -> dict[str, Any]:
