@@ -128,9 +128,10 @@ def unprocessable(message: str, param: str | None = None) -> ApiError:
     return ApiError(422, message, param=param, code="out_of_range")
 
 
-def rate_limited(message: str, retry_after: float, kind: str = "requests") -> ApiError:
-    """429. `retry_after` in seconds; `kind` (the envelope's type): requests or tokens."""
-    return ApiError(429, message, type=kind, code="rate_limit_exceeded", headers=retry_headers(retry_after))
+def rate_limited(message: str, retry_after: float, kind: str = "requests", headers: Headers = ()) -> ApiError:
+    """429. `retry_after` in seconds; `kind` (the envelope's type): requests or tokens; `headers`: x-ratelimit-*."""
+    headers = [*retry_headers(retry_after), *headers]
+    return ApiError(429, message, type=kind, code="rate_limit_exceeded", headers=headers)
 
 
 def client_gone() -> ApiError:

@@ -10,7 +10,7 @@ or revoked is refused even then: whoever sends it believes to be somebody, and m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adapters.types import ApiKey
@@ -44,15 +44,15 @@ def owner_tag(owner: str) -> bytes:
 
 
 class Authenticator:
-    """Knows the keys, by sha256 of the secret (adapters.keys.load_keys).
+    """Knows the keys (adapters.keys.load_keys).
 
     `loopback_operator`: without a key one is an operator too, because only this machine can ask (and keys are not
     required).
     """
 
-    def __init__(self, keys: Mapping[bytes, ApiKey], required: bool, loopback_operator: bool) -> None:
+    def __init__(self, keys: Iterable[ApiKey], required: bool, loopback_operator: bool) -> None:
         self._required = required
-        self._principals = {digest: _principal(key) for digest, key in keys.items() if key.revoked_at is None}
+        self._principals = {key.secret_hash: _principal(key) for key in keys if key.revoked_at is None}
         scopes = {INFERENCE, OPERATOR} if loopback_operator and not required else {INFERENCE}
         self._anonymous = Principal("", owner_tag(""), "", frozenset(scopes), frozenset())
 

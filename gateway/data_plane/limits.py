@@ -57,7 +57,8 @@ class Decision:
         """The 429 of a refused request."""
         what = f"{self.limit} {self.reason} per minute"
         message = f"this key's limit of {what} is reached: try again in {self.retry_after:.1f} s"
-        return rate_limited(message, self.retry_after, str(self.reason))
+        headers = [(name.decode(), value.decode()) for name, value in self.headers]
+        return rate_limited(message, self.retry_after, str(self.reason), headers)
 
 
 class Limiter:
@@ -98,6 +99,12 @@ class Limiter:
         slot, floats, index = self._find(principal.key_id)
         floats[index + 1] += (used - reserved) * WINDOW / principal.tokens_per_minute
         self._unlock(slot)
+
+    def close(self) -> None:
+        """Close the file; what it holds stays."""
+        self._floats.release()
+        self._bytes.close()
+        os.close(self._file)
 
     def _take(self, principal: Principal, tokens: int, floats: Floats, index: int) -> Decision:
         now = self._clock()
