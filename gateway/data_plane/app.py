@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 from adapters.errors import UnderstudyError
 from gateway.config import Settings
 from gateway.data_plane.asgi import AsgiDownstream, ClientLeft, Message, Receive, Send, read_body, send_whole
+from gateway.data_plane.auth import is_operator, may_use
 from gateway.data_plane.endpoints import ENDPOINTS
 from gateway.data_plane.envelope import render
-from gateway.data_plane import feedback as feedback_rules
-from gateway.data_plane.auth import is_operator, may_use
+from gateway.data_plane.feedback import MAX_BODY
 from gateway.data_plane.worker import Worker
 from gateway.errors import ApiError, method_not_allowed, model_not_found, not_found, unavailable
 
@@ -145,11 +145,8 @@ def _model(worker: Worker) -> Any:
 def _feedback(worker: Worker) -> Any:
     async def feedback(request: Request) -> Response:
         principal = _principal(worker, request)
-        body = await read_body(request.receive, feedback_rules.MAX_BODY)
-        row = feedback_rules.parse(body, principal, worker.services.minter, time.time())
-        if not worker.services.events.feedback(row.as_row()):
-            raise unavailable("Feedback cannot be stored now: try again shortly")
-        await worker.count_feedback(row)
+        body = await read_body(request.receive, MAX_BODY)
+        await worker.accept_feedback(body, principal)
         return Response('{"status": "accepted"}', status_code=202, media_type="application/json")
 
     return feedback

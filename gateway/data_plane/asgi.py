@@ -1,4 +1,4 @@
-"""The ASGI side of the push interface: reads a request's body, pumps what the relay writes, reports a client that leaves."""
+"""The ASGI side of the push interface: reads a body, pumps what the relay writes, reports a client that leaves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClientLeft(Exception):
 
 
 class AsgiDownstream:
-    """A Downstream whose messages one coroutine sends. `pump` returns when the answer is complete or the client left."""
+    """A Downstream whose messages one coroutine sends: `pump`, which returns when all is sent or the client left."""
 
     __slots__ = ("_done", "_paused", "_queue", "_queued", "_waiter", "producer")
 

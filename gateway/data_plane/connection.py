@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to an engine: httptools over an asyncio protocol, one exchange at a time, push in both directions.
+"""One HTTP/1.1 connection to an engine: httptools over an asyncio protocol, one exchange at a time, pushed both ways.
 
 An own client, because it is what the figures ask for: on two cores a relay over aiohttp costs about three times the
 CPU per request of one over this (docs/benchmarks.md). It does what an engine's answers need and no more: no redirects,
@@ -51,8 +51,19 @@ class Connection(asyncio.Protocol):
     """A connection that is idle (`sink` is None) or carries one exchange."""
 
     __slots__ = (
-        "_headers", "_head_size", "_interim", "_released", "_lost", "_status", "_until_close",
-        "answered", "exchanges", "idle_since", "parser", "sink", "transport",
+        "_head_size",
+        "_headers",
+        "_interim",
+        "_lost",
+        "_released",
+        "_status",
+        "_until_close",
+        "answered",
+        "exchanges",
+        "idle_since",
+        "parser",
+        "sink",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, released: Callable[[Connection, bool], None], lost: Callable[[Connection], None]) -> None:

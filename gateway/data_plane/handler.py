@@ -18,7 +18,7 @@ from gateway.data_plane.push import Downstream
 from gateway.data_plane.relay import Exchange, Finished, Relay
 from gateway.data_plane.routing import RouteTable, Target, resolve
 from gateway.data_plane.sse import Usage
-from gateway.errors import ApiError, bad_request, rate_limited, unavailable
+from gateway.errors import ApiError, bad_request, unavailable
 from monitors.conventions import Outcome
 from monitors.metrics import Recorder
 
@@ -103,10 +103,10 @@ class Handler:
     def _unit(
         self, request: ParsedRequest, headers: dict[bytes, bytes], principal: Principal
     ) -> tuple[bytes | None, bytes]:
-        """(what the bucket is computed from, its hash); None and zeros when the request names no unit."""
+        """(what the bucket is computed from, its hash); None and a random one when the request names none."""
         named = headers.get(b"x-understudy-unit") or (request.unit or "").encode()
         if not named:
-            return None, bytes(8)
+            return None, self._services.minter.random_unit()
         hashed = self._services.minter.unit_hash(principal.owner, named)
         return hashed, hashed
 
@@ -114,12 +114,12 @@ class Handler:
         if not principal.limited:
             return None, 0
         tokens = request.estimated_tokens()
-        decision = self._services.limiter.take(principal, tokens)
+        decision = self._services.limiter.reserve(principal, tokens)
         if not decision.allowed:
-            self._services.recorder.rate_limited(decision.reason)
+            self._services.recorder.rate_limited(decision.reason or "requests")
             self._services.recorder.refused(request.endpoint.name, 429)
-            raise rate_limited(decision.message, decision.retry_after, decision.reason)
-        return decision, tokens
+            raise decision.refusal()
+        return decision, decision.reserved
 
     # -- accounting ---------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ def _member(body: bytes, key: str, start: int, end: int) -> tuple[str, int, int]
 
 
 def rewrite(request: ParsedRequest, engine_model: bytes, response_id: str) -> bytes:
-    """The body for the engine: its own model name (a JSON string), usage where we need it, our id where it goes inside."""
+    """The body for the engine: its own model name (a JSON string), usage where we need it, our id where that goes."""
     start, end = request.span
     body = request.body
     if not request.add_usage and not request.endpoint.id_in_body:

@@ -199,7 +199,7 @@ class Relay:
         self._done(200, Outcome.OK, read_usage(body))
 
     def _end_error(self, body: bytes) -> None:
-        """An engine's refusal, in the client's terms. A replica that lost the adapter, or is shutting down, is replaced."""
+        """A refusal, in the client's terms. A replica that lost the adapter, or is shutting down, is replaced."""
         target, request = self._exchange.target, self._exchange.request
         lost = self._error_status == 404 and target.model.strip(b'"') in body and b"does not exist" in body
         if lost and self._upstream is not None:

@@ -23,6 +23,7 @@ from gateway.errors import forbidden, model_not_found
 if TYPE_CHECKING:
     from gateway.data_plane.upstreams import Upstream
 
+RULE_TEXT = 8192          # characters of a message that task-type rules look at: an operator's pattern may be slow
 _SCALE = 2.0**-64
 
 
@@ -65,6 +66,10 @@ class RouteTable:
     def public_names(self) -> tuple[str, ...]:
         """Model names that any client may ask for, routes first."""
         return (*self.routes, self.base_name)
+
+    def targets(self) -> list[Target]:
+        """Everything that may answer."""
+        return [*(t for route in self.routes.values() for _, t in route.arms), *self.pinned.values(), self.base]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,7 @@ def resolve(
 def _by_task(
     table: RouteTable, request: ParsedRequest, headers: Mapping[bytes, bytes], unit: bytes | None
 ) -> Target:
-    text = last_user_text(request.fields)
+    text = last_user_text(request.fields)[:RULE_TEXT]
     for rule in table.rules:
         if rule.route in table.routes and rule.matches(request.fields, headers, text):
             return pick_arm(table.routes[rule.route], unit)

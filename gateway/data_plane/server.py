@@ -13,14 +13,17 @@ import socket
 import threading
 import time
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
+import typer
 import uvicorn
 
 from adapters.database import open_database
 from adapters.errors import ConfigError
 from adapters.keys import list_keys
-from gateway.config import Settings, ensure_data_dir, parse_duration
+from gateway.config import Settings, ensure_data_dir, load_settings, parse_duration
 from gateway.data_plane.app import DataPlane
 from gateway.lifetime import die_with_parent
 from gateway.logs import configure
@@ -63,13 +66,21 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def serve_command(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="understudy.toml")] = None,
+) -> None:
+    """Answer OpenAI clients: the data plane, with its workers and its private metrics port."""
+    serve(load_settings(config))
+
+
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises UnderstudyError for whatever keeps it from starting."""
     ensure_data_dir(settings)
     configure("serve")
     _refuse_openness(settings)
     listener = _listen(settings.gateway.host, settings.gateway.port)
-    metrics = start_metrics_server(settings.data_dir / "metrics", settings.gateway.metrics_port)
+    port = settings.gateway.metrics_port
+    metrics = start_metrics_server(settings.data_dir / "metrics", port) if port else None
     host, port = listener.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     try:
@@ -159,7 +170,7 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
 def worker_config(settings: Settings, app: DataPlane) -> uvicorn.Config:
     """uvicorn as the data plane needs it."""
     return uvicorn.Config(
-        app=app,  # type: ignore[arg-type]  # its ASGI types are stricter than the protocol
+        app=app,
         http="httptools",
         loop="uvloop",
         ws="none",

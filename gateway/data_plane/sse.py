@@ -51,7 +51,9 @@ def restamp(data: bytes, stamped: tuple[bytes, bytes], public: bytes) -> bytes:
 class StreamEditor:
     """One stream. `feed` takes what arrived and returns what may leave."""
 
-    __slots__ = ("_named", "_public", "_stamped", "_strip", "_tail", "_terminal", "content", "done", "error", "usage_event")
+    __slots__ = (
+        "_named", "_public", "_stamped", "_strip", "_tail", "_terminal", "content", "done", "error", "usage_event",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, stamped: tuple[bytes, bytes], public: bytes, strip_usage: bool) -> None:
         self._named = endpoint.named_events

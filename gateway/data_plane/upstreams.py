@@ -14,7 +14,7 @@ from gateway.data_plane.push import Headers
 
 POOL_IDLE = 4.0           # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
 MAX_POOLED = 512          # idle connections kept per engine
-MISSING_FOR = 2.0         # seconds a replica that denied a version is passed over for it; the controller looks every 0.5
+MISSING_FOR = 2.0         # seconds a replica that denied a version is passed over for it
 SWEEP = 0.25              # seconds between two looks at the deadlines
 
 

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from adapters.database import open_database
 from adapters.fleet_store import FleetStore
@@ -16,22 +15,22 @@ from adapters.response_store import ResponseStore
 from adapters.snapshot import Snapshot
 from adapters.types import ApiKey
 from gateway.config import GatewaySettings, Settings, is_loopback, parse_duration
-from gateway.data_plane.auth import Authenticator
+from gateway.data_plane import feedback
+from gateway.data_plane.auth import Authenticator, Principal
 from gateway.data_plane.events import EventWriter
-from gateway.data_plane.feedback import FeedbackRow
 from gateway.data_plane.handler import Handler, Services
 from gateway.data_plane.ids import IdMinter
 from gateway.data_plane.limits import Limiter
 from gateway.data_plane.routing import compile_rules, compile_table
 from gateway.data_plane.upstreams import SWEEP, Timeouts, Upstream
 from gateway.data_plane.watcher import SnapshotWatcher
+from gateway.errors import unavailable
 from monitors.metrics import Recorder
 from monitors.shared_values import SharedValues
 
 FLUSH = 5.0               # seconds at shutdown for records that are not yet written
 STALE_AFTER = 60.0        # seconds without the database after which the worker says it is not ready for new traffic
 
-KNOWN_ASSIGNMENTS = 4096  # kept for labelling feedback
 
 logger = logging.getLogger("understudy.worker")
 
@@ -46,20 +45,20 @@ class Worker:
         self._timeouts = _timeouts(settings.gateway)
         self._upstreams: dict[str, Upstream] = {}
         self._retired: list[Upstream] = []
-        self._assignments: dict[int, dict[str, Any]] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Worker]:
         """Start; on leaving, flush what was counted and close what is open. Raises UnderstudyError."""
         settings = self.settings
         self.database = open_database(settings.database, settings.data_dir)
-        self._fleet = FleetStore(self.database)
+        self._assignments = feedback.Assignments(FleetStore(self.database).assignments_by_id)
         self.values = SharedValues(settings.data_dir / "metrics")
         recorder = Recorder(self.values)
         self.events = EventWriter(ResponseStore(self.database), recorder.events_dropped)
         minter = IdMinter(server_secret(self.database))
         limiter = Limiter(settings.data_dir / "limits")
-        self.services = Services(self._authenticator([]), limiter, minter, recorder, self.events, settings.gateway.max_n)
+        max_n = settings.gateway.max_n
+        self.services = Services(self._authenticator([]), limiter, minter, recorder, self.events, max_n)
         self.handler = Handler(self.services)
         self.watcher = SnapshotWatcher(self.database, self._install, self._install_keys)
         self.watcher.start()
@@ -88,19 +87,16 @@ class Worker:
             return "the database has been away for too long"
         return ""
 
-    async def count_feedback(self, row: FeedbackRow) -> None:
-        """Label an accepted feedback by the assignment its id names."""
-        found = self._assignments.get(row.assignment)
-        if found is None:
-            found = await asyncio.to_thread(self._fleet.assignments_by_id, row.assignment)
-            if found is None:
-                return
-            if len(self._assignments) >= KNOWN_ASSIGNMENTS:
-                self._assignments.clear()
-            self._assignments[row.assignment] = found
-        labels = (found["route"], found["version"], found["arm"])
-        self.services.recorder.feedback(*labels, row.kind)
-        self.services.recorder.satisfaction(*labels, row.score)
+    async def accept_feedback(self, body: bytes, principal: Principal) -> None:
+        """Check, store and count one feedback. Raises ApiError."""
+        row = feedback.parse(body, principal, self.services.minter, time.time())
+        labels = await self._assignments.resolve(row.assignment)
+        if not self.services.events.feedback(row.as_row()):
+            raise unavailable("Feedback cannot be stored now: try again shortly")
+        if labels is not None:
+            of = (labels.route, labels.version, labels.arm)
+            self.services.recorder.feedback(*of, row.kind)
+            self.services.recorder.satisfaction(*of, row.score)
 
     # -- what the watcher brings ----------------------------------------------------------------------------------
 
@@ -113,8 +109,9 @@ class Worker:
             logger.error("snapshot %d is unusable and is ignored: %s", snapshot.id, error)
             return
         self.services.table = table
-        versions = {target.version for route in table.routes.values() for _, target in route.arms}
-        self.services.recorder.retain(versions | set(table.pinned) | {table.base.version}, time.monotonic())
+        for target in table.targets():
+            self._assignments.put(target.assignment, feedback.Labels(target.route, target.version, target.arm))
+        self.services.recorder.retain({target.version for target in table.targets()}, time.monotonic())
 
     def _install_keys(self, keys: list[ApiKey]) -> None:
         self.services.authenticator = self._authenticator(keys)

@@ -1,0 +1,117 @@
+"""Streams and answers on their way down."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.data_plane.endpoints import CHAT, MESSAGES, RESPONSES
+from gateway.data_plane.sse import MAX_EVENT, StreamEditor, read_usage, restamp
+
+ENGINE = (b'"model":"support@3f2a9c1b7d20"', b'"model": "support@3f2a9c1b7d20"')
+PUBLIC = b'"model":"support"'
+
+
+def chunk(delta: dict[str, object] | None = None, **more: object) -> bytes:
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": None}]
+    body = {"id": "chatcmpl-1", "model": "support@3f2a9c1b7d20", "choices": choices} | more
+    return b"data: " + json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+STREAM = [
+    chunk({"role": "assistant", "content": ""}),
+    chunk({"content": 'he said "model":"support@3f2a9c1b7d20"'}),
+    chunk({"content": 'data: {"error": not really} [DONE]'}),
+    chunk({"content": "é\u2028"}),
+    chunk(None, usage=USAGE),
+    b"data: [DONE]\n\n",
+]
+
+
+def editor(strip: bool = True) -> StreamEditor:
+    return StreamEditor(CHAT, ENGINE, PUBLIC, strip)
+
+
+@given(st.lists(st.integers(1, 4000), max_size=40))
+def test_any_split_of_the_bytes_gives_the_same_stream(cuts: list[int]) -> None:
+    data, edit, out = b"".join(STREAM), editor(), b""
+    edges = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
+    for first, last in zip(edges, edges[1:], strict=False):
+        out += edit.feed(data[first:last])
+    out += edit.flush()
+    expected = b"".join(STREAM[:4] + STREAM[5:]).replace(ENGINE[0], PUBLIC)
+    assert out == expected
+    assert edit.done and edit.content and edit.error is None
+    assert read_usage(edit.usage_event).output_tokens == 3
+
+
+def test_text_that_quotes_the_engines_name_is_not_touched() -> None:
+    out = editor().feed(STREAM[1])
+    assert json.loads(out[6:])["choices"][0]["delta"]["content"] == 'he said "model":"support@3f2a9c1b7d20"'
+    assert json.loads(out[6:])["model"] == "support"
+
+
+def test_usage_the_client_asked_for_stays() -> None:
+    assert editor(strip=False).feed(STREAM[4]) == STREAM[4].replace(ENGINE[0], PUBLIC)
+    continuous = chunk({"content": "x"}, usage=USAGE)
+    assert editor().feed(continuous) == continuous.replace(ENGINE[0], PUBLIC)
+
+
+def test_the_first_content_is_not_the_role() -> None:
+    edit = editor()
+    edit.feed(STREAM[0])
+    assert not edit.content
+    edit.feed(STREAM[1])
+    assert edit.content
+
+
+def test_an_engines_error_ends_the_stream_without_its_end_marker() -> None:
+    edit = editor()
+    failure = b'data: {"error":{"message":"EngineCore died","code":500}}\n\n'
+    assert edit.feed(STREAM[1] + failure + b"data: [DONE]\n\n") == STREAM[1].replace(ENGINE[0], PUBLIC)
+    assert edit.error is not None and json.loads(edit.error)["error"]["code"] == 500
+    assert not edit.done
+    assert edit.feed(STREAM[1]) == b""
+
+
+@pytest.mark.parametrize("endpoint", [RESPONSES, MESSAGES])
+def test_named_error_events(endpoint: object) -> None:
+    edit = StreamEditor(endpoint, ENGINE, PUBLIC, False)  # type: ignore[arg-type]
+    assert edit.feed(b'event: error\ndata: {"type":"error","error":{"message":"x"}}\n\n') == b""
+    assert edit.error == b'{"type":"error","error":{"message":"x"}}'
+
+
+def test_a_stream_without_end_marker_is_not_done() -> None:
+    edit = editor()
+    edit.feed(STREAM[1])
+    assert edit.flush() == b"" and not edit.done
+
+
+def test_a_last_event_without_blank_line_is_not_lost() -> None:
+    edit = editor()
+    assert edit.feed(b"data: [DONE]") == b""
+    assert edit.flush() == b"data: [DONE]\n\n" and edit.done
+
+
+def test_an_event_without_end_is_refused() -> None:
+    edit = editor()
+    with pytest.raises(ValueError, match="no end"):
+        for _ in range(MAX_EVENT // (1 << 20) + 2):
+            edit.feed(b"x" * (1 << 20))
+
+
+def test_restamp_takes_both_spellings_and_nested_ones() -> None:
+    assert restamp(b'{"model": "support@3f2a9c1b7d20"}', ENGINE, PUBLIC) == b'{"model":"support"}'
+    nested = b'{"response":{"model":"support@3f2a9c1b7d20"},"model":"support@3f2a9c1b7d20"}'
+    assert restamp(nested, ENGINE, PUBLIC).count(PUBLIC) == 2
+
+
+def test_usage_of_every_endpoint() -> None:
+    assert read_usage(b'{"usage":{"prompt_tokens":7,"total_tokens":10,"completion_tokens":3}}').input_tokens == 7
+    assert read_usage(b'{"usage": {"input_tokens": 7, "output_tokens": 3}}').output_tokens == 3
+    assert read_usage(b'{"usage":null}').output_tokens is None
+    assert read_usage(b"{}").input_tokens is None
