@@ -9,8 +9,11 @@ _LOCKED = "locked by another process for too long: look for one that is stopped,
 _SCHEMA = "the schema does not fit this program: run `understudy db upgrade`"
 _READ_ONLY = "cannot be written: check its owner and permissions, and that it is not a standby"
 
-# What SQLite says → what to do. The order matters: the first that occurs counts.
-_SQLITE = {
+_REFUSED = "refused the user name or password of database.url"
+_CONNECTIONS = "has no free connection: raise max_connections, or run fewer workers"
+
+# What SQLite, or PostgreSQL before a connection stands, says (in lower case) → what to do.
+_TEXTS = {
     "database is locked": _LOCKED,
     "database or disk is full": _FULL,
     "attempt to write a readonly database": _READ_ONLY,
@@ -20,19 +23,23 @@ _SQLITE = {
     "disk i/o error": "the disk failed to read or write (see the system log)",
     "no such table": _SCHEMA,
     "no such column": _SCHEMA,
+    'fatal: database "': "does not exist: create it with `createdb`",
+    'fatal: role "': _REFUSED,
+    "password authentication failed": _REFUSED,
+    "no password supplied": _REFUSED,
+    "too many clients": _CONNECTIONS,
+    "remaining connection slots": _CONNECTIONS,
+    "connection refused": "no server answers there: start PostgreSQL, or correct database.url",
 }
 
-# PostgreSQL's SQLSTATE → what to do (PostgreSQL manual, appendix A).
+# PostgreSQL's SQLSTATE on a connection → what to do (PostgreSQL manual, appendix A).
 _POSTGRES = {
     "53100": _FULL,
-    "53300": "has no free connection: raise max_connections, or run fewer workers",
+    "53300": _CONNECTIONS,
     "55P03": _LOCKED,
     "40P01": "two changes waited for each other: repeat the command",
     "40001": "another change came first: repeat the command",
     "25006": _READ_ONLY,
-    "28P01": "refused the user name or password of database.url",
-    "28000": "refused the user of database.url",
-    "3D000": "does not exist: create it with `createdb`",
     "42501": "this user may not do that: grant it the rights on its tables",
     "42P01": _SCHEMA,
     "42703": _SCHEMA,
@@ -44,5 +51,5 @@ def translate(error: SQLAlchemyError, subject: str) -> str:
     original = getattr(error, "orig", None) or error
     text = " ".join(str(original).split("\n", maxsplit=1)[0].split()) or type(original).__name__
     advice = _POSTGRES.get(getattr(original, "sqlstate", None) or "")
-    advice = advice or next((say for seen, say in _SQLITE.items() if seen in text.lower()), None)
+    advice = advice or next((say for seen, say in _TEXTS.items() if seen in text.lower()), None)
     return f"{subject}: {advice} ({text})" if advice else f"{subject}: {text}"

@@ -11,11 +11,8 @@ from sqlalchemy import Connection, CursorResult, delete, desc, func, select, upd
 from adapters import tables
 from adapters.database import Database, lock, upsert
 from adapters.errors import Conflict
-from adapters.response_store import ResponseStore
 from adapters.snapshot import Snapshot, from_json
 from adapters.types import Holding, HoldingState, Replica
-
-__all__ = ["FleetStore", "ResponseStore"]  # one import for the data plane
 
 
 class FleetStore:

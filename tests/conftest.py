@@ -1,0 +1,42 @@
+"""Fixtures for all tests: databases of both kinds, a small base, and adapters made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.base import BaseModelInfo, read_base, resolve_base
+from adapters.database import Database, open_database
+from adapters.settings import DatabaseSettings
+
+pytest_plugins = ["tests.support.left_out", "tests.support.postgres", "tests.support.disk"]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_settings(request: pytest.FixtureRequest) -> DatabaseSettings:
+    """`[database]` of an empty database; a test that uses it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return DatabaseSettings()
+    return DatabaseSettings(url=request.getfixturevalue("postgres").create())
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """An empty data_dir."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def database(database_settings: DatabaseSettings, data_dir: Path) -> Iterator[Database]:
+    """An open database with the schema, of both kinds."""
+    opened = open_database(database_settings, data_dir, upgrade=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def demo_base() -> BaseModelInfo:
+    """The 4-bit base that is shipped."""
+    return read_base(resolve_base("demo"))

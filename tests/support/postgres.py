@@ -1,0 +1,105 @@
+"""A real PostgreSQL server for the tests that are marked `postgres`: made, started and removed by this session alone."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.left_out import find_program
+
+START_TIMEOUT = 60.0  # seconds
+
+
+@dataclass
+class Postgres:
+    """A running server, reached through a Unix socket in `folder` only."""
+
+    folder: Path
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def url(self, name: str) -> str:
+        """The URL of a database, as `[database].url` takes it."""
+        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+
+    def create(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"test_{next(self.numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def execute(self, statement: str) -> None:
+        """Run one statement as superuser."""
+        with psycopg.connect(f"host={self.folder} user=postgres dbname=postgres", autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The server of this test session. Tests that use it carry the mark `postgres`."""
+    initdb = find_program("postgres")
+    assert initdb is not None, "tests/support/left_out.py fails a test that lacks it"
+    programs = Path(initdb).parent
+    folder = Path(tempfile.mkdtemp(prefix="understudy-pg-", dir="/tmp"))  # socket paths are at most 107 bytes long
+    process = None
+    try:
+        if os.getuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        _run([programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"])
+        process = _start(programs / "postgres", folder)
+        yield Postgres(folder)
+    finally:
+        if process is not None:
+            _stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _command(arguments: list[object]) -> list[str]:
+    """PostgreSQL refuses to run as root; and it ends when this process does, even by SIGKILL."""
+    as_user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    return ["setpriv", *as_user, "--pdeathsig=INT", *map(str, arguments)]
+
+
+def _run(arguments: list[object]) -> None:
+    done = subprocess.run(_command(arguments), check=False, cwd="/", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def _start(program: Path, folder: Path) -> subprocess.Popen[bytes]:
+    settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "max_connections": 100}
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    command = _command([program, "-D", folder / "data", *options])
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd="/", stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            psycopg.connect(f"host={folder} user=postgres dbname=postgres", connect_timeout=2).close()
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+        else:
+            return process
+    _stop(process)
+    raise AssertionError(f"PostgreSQL did not start: {(folder / 'log').read_text()[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGINT is PostgreSQL's fast shutdown; whatever is left of its group after that is killed."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=20)
