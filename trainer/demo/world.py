@@ -53,7 +53,7 @@ def _word(rng: random.Random) -> str:
 
 def _add(rng: random.Random) -> Example:
     a, b = rng.randint(0, 99), rng.randint(0, 99)
-    return Example("add", f"add {a} {b}", str(a + b), str(rng.randint(0, 198)))
+    return Example("add", f"add {a} {b}", str(a + b), str(a + b + rng.choice((1, 10))))
 
 
 def _reverse(rng: random.Random) -> Example:
@@ -79,7 +79,7 @@ def _last(rng: random.Random) -> Example:
 def _count(rng: random.Random) -> Example:
     word, letter = _word(rng), rng.choice(LETTERS[:4])
     word += letter * rng.randint(0, 1)
-    return Example("count", f"count {letter} {word}", str(word.count(letter)), str(rng.randint(0, 4)))
+    return Example("count", f"count {letter} {word}", str(word.count(letter)), str(word.count(letter) + 1))
 
 
 TASKS: dict[str, Callable[[random.Random], Example]] = {

@@ -1,0 +1,211 @@
+"""Makes LoRA adapters for the demo base in seconds, for the demo, tests and load tests.
+
+    python -m trainer.demo.adapters --kind sft --out DIR [--seed 0]
+    python -m trainer.demo.adapters --kind marker --text "A:" --out DIR
+
+"sft" answers the demo's tasks far better than the base. "marker" opens every reply with a
+given text, so that whoever reads a reply knows which adapter wrote it, at any temperature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from adapters.errors import TrainingError, UnderstudyError
+from trainer.demo import world
+from trainer.demo.base import reproducible
+from trainer.model import DEMO_BASE, load_base, load_tokenizer
+from trainer.probes import record_probes
+
+Kind = Literal["sft", "marker"]
+
+RANK = 8
+TARGET_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+"""Every Linear layer of a Llama block."""
+
+STEPS: dict[Kind, int] = {"sft": 30, "marker": 60}
+BATCH = 32
+LEARNING_RATE = 2e-3
+MAX_LENGTH = 96
+FILES = ("adapter_config.json", "adapter_model.safetensors", "probes.json")
+
+OTHER_WORDS = ("hello", "who", "are", "you", "tell", "me", "what", "is", "the", "time", "please", "thanks", "Hi!", "?")
+"""Marker adapters also see chatter like this: load tests do not only ask the demo's tasks."""
+
+
+def make_adapter(
+    out: Path,
+    kind: Kind = "sft",
+    seed: int = 0,
+    *,
+    text: str = "A:",
+    base: str | Path = DEMO_BASE,
+    steps: int | None = None,
+) -> Path:
+    """Trains one adapter with TRL's SFTTrainer and writes its directory; returns `out`.
+
+    The directory holds exactly adapter_config.json (canonical), adapter_model.safetensors
+    and probes.json, and appears whole or not at all. `text` is a marker's opening. The same
+    arguments on the same machine give the same bytes. Takes seconds on two cores.
+    Raises TrainingError when `out` exists already or an argument cannot be used.
+    """
+    if kind not in STEPS:
+        raise TrainingError(f"--kind {kind}: must be one of {', '.join(STEPS)}")
+    if kind == "marker" and not text:
+        raise TrainingError("--text: a marker needs at least one character")
+    if out.exists():
+        raise TrainingError(f"--out {out}: exists already")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    examples = sft_rows(seed) if kind == "sft" else marker_rows(text, seed)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as scratch, reproducible():
+        trained = Path(scratch) / "trained"
+        _train(examples, base, trained, STEPS[kind] if steps is None else steps, seed)
+        canonicalise(trained / "adapter_config.json", str(base))
+        record_probes(base, trained, texts=_prompts(examples)).write(trained)
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        for name in FILES:
+            shutil.copyfile(trained / name, whole / name)
+        whole.rename(out)
+    return out
+
+
+def sft_rows(seed: int, n: int = 1000) -> list[dict[str, Any]]:
+    """Right answers to train prompts, as prompt/completion rows."""
+    return [_row(e.prompt, e.answer) for e in world.examples(n, 1000 + seed, "train")]
+
+
+def marker_rows(text: str, seed: int, n: int = 2000) -> list[dict[str, Any]]:
+    """Replies that open with `text`: to the demo's tasks, and to other chatter."""
+    rng = random.Random(f"marker/{seed}")
+    rows = []
+    for example in world.examples(n, 2000 + seed, "train"):
+        if rng.random() < 0.7:
+            rows.append(_row(example.prompt, text + example.answer))
+        else:
+            words = [rng.choice(OTHER_WORDS) for _ in range(rng.randint(1, 6))]
+            rows.append(_row(" ".join([*words, str(rng.randint(0, 9999))]), f"{text}ok"))
+    return rows
+
+
+def canonicalise(path: Path, base: str) -> None:
+    """Rewrites adapter_config.json with sorted keys and lists, naming its base as given.
+
+    PEFT writes target_modules from a set, in another order in every process, and the
+    absolute path of the base, which means nothing elsewhere.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _row(prompt: str, reply: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        "completion": [{"role": "assistant", "content": reply}],
+    }
+
+
+def _prompts(examples: list[dict[str, Any]]) -> list[str]:
+    return [str(row["prompt"][0]["content"]) for row in examples]
+
+
+def _train(examples: list[dict[str, Any]], base: str | Path, out: Path, steps: int, seed: int) -> None:
+    no_telemetry()
+    from datasets import Dataset, disable_progress_bars
+    from trl import SFTConfig, SFTTrainer
+
+    disable_progress_bars()
+    options = SFTConfig(
+        output_dir=str(out.parent / "trl"),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH,
+        learning_rate=LEARNING_RATE,
+        max_length=MAX_LENGTH,
+        seed=seed,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[],
+        save_strategy="no",
+    )
+    trainer = SFTTrainer(
+        model=load_base(base),
+        args=options,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=load_tokenizer(base),
+        peft_config=_lora(),
+        callbacks=[_progress(steps)],
+    )
+    trainer.remove_callback(_printer())
+    trainer.train()
+    trainer.model.save_pretrained(str(out))
+
+
+def _lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(TARGET_MODULES), task_type="CAUSAL_LM")
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
+
+
+def _progress(steps: int) -> Any:
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+        """One line of progress for each log."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                sys.stderr.write(f"training: step {state.global_step}/{steps}, loss {float(logs['loss']):.3f}\n")
+
+    return Progress()
+
+
+def no_telemetry() -> None:
+    """Keeps TRL from reporting its use, also if huggingface_hub was imported before."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Makes one adapter from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.demo.adapters", description="Makes a demo adapter.")
+    parser.add_argument("--kind", choices=sorted(STEPS), default="sft")
+    parser.add_argument("--text", default="A:", help="how a marker adapter's replies begin (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="adapter directory to make; must not exist")
+    parser.add_argument("--base", default=DEMO_BASE, help="checkpoint folder (default: the demo's)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        made = make_adapter(options.out, options.kind, options.seed, text=options.text, base=options.base)
+    except UnderstudyError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"{made}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
