@@ -1,7 +1,7 @@
 """The control path's client of one vLLM. Everything that can go wrong on the way leaves here as one of three errors.
 
 EngineUnavailable: no answer (refused, timed out, broken off, or nonsense). EngineRefused: an answer with a status of
-400 or more. ProbeFailed is raised by those who judge what `probe` returned, not here. The data plane has its own pool.
+400 or more. ProbeFailed: a probe was not answered with logprobs. The data plane has a pool of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 
 import httpx
 
-from adapters.errors import EngineRefused, EngineUnavailable
+from adapters.errors import EngineRefused, EngineUnavailable, ProbeFailed
 from gateway.engines.engine_metrics import EngineMetrics, parse_metrics
 
 NON_FINITE = {-1: float("nan")}       # what `probe` returns per prefix when the engine computed NaN or infinity
 TOP_LOGPROBS = 20                     # vLLM's default upper limit
 _QUICK = httpx.Timeout(5.0)
-_SLOW = httpx.Timeout(120.0, connect=5.0)  # loading from slow storage; a first logprobs request on a busy machine
+_SLOW = httpx.Timeout(120.0, connect=5.0)  # loading from slow storage
+_PROBE = httpx.Timeout(60.0, connect=5.0)
 _TOKEN = re.compile(r"token_id:(\d+)")
 _MESSAGE_LIMIT = 500                  # characters of an engine's own words that are repeated
 
@@ -95,7 +96,8 @@ class EngineClient:
     async def probe(self, model: str, prefixes: Sequence[Sequence[int]]) -> list[dict[int, float]]:
         """The likeliest next tokens after each prefix of token ids: id → natural logprob, up to 20 of them.
 
-        Where the engine computed NaN or infinity, every prefix gives NON_FINITE.
+        Where the engine computed NaN or infinity, every prefix gives NON_FINITE. Raises ProbeFailed when it answers
+        without logprobs, or not in time: the engine is there, and others may be served well.
         """
         body = {
             "model": model,
@@ -106,7 +108,11 @@ class EngineClient:
             "return_tokens_as_token_ids": True,
         }
         try:
-            answer = _json(await self._request("POST", "/v1/completions", body, _SLOW))
+            answer = _json(await self._request("POST", "/v1/completions", body, _PROBE))
+        except EngineUnavailable as error:
+            if not timed_out(error):
+                raise
+            raise ProbeFailed(f"no answer to a probe within {_PROBE.read:.0f} s: the engine is overloaded") from error
         except EngineRefused as error:
             if "out of range float" in str(error).lower():  # vLLM cannot write NaN as JSON, and says so with a 400
                 return [dict(NON_FINITE) for _ in prefixes]
@@ -115,9 +121,9 @@ class EngineClient:
             choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
             found = [_logprobs(choice["logprobs"]["top_logprobs"][0]) for choice in choices]
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise EngineUnavailable(f"{self.url} answers /v1/completions without logprobs: is it a vLLM?") from error
+            raise ProbeFailed(f"{self.url} answers /v1/completions without logprobs: is it a vLLM?") from error
         if len(found) != len(prefixes):
-            raise EngineUnavailable(f"{self.url} answered {len(found)} of {len(prefixes)} probes")
+            raise ProbeFailed(f"{self.url} answered {len(found)} of {len(prefixes)} probes")
         return found
 
     async def status(self, method: str, path: str) -> int:
@@ -153,6 +159,11 @@ class EngineClient:
         if isinstance(error, httpx.TimeoutException):
             reason = f"no answer in time ({type(error).__name__})"
         return EngineUnavailable(f"the engine at {self.url} cannot be reached: {reason}")
+
+
+def timed_out(error: Exception) -> bool:
+    """True for an EngineUnavailable that came from waiting too long: the engine may only be busy."""
+    return isinstance(error.__cause__, httpx.TimeoutException)
 
 
 def _json(response: httpx.Response) -> Any:
