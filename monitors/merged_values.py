@@ -62,7 +62,7 @@ def merge(directory: Path, now: float | None = None) -> list[tuple[Metric, list[
                     living.append(read(path))
                 else:
                     ended.fold(path, now)
-            except (OSError, ValueError) as error:   # one damaged file must not hide the others
+            except (OSError, ValueError, TypeError, LookupError) as error:  # a damaged file must not hide the others
                 logger.error("%s is skipped: %s", path, error)
         ended.forget(living, now)
         ended.save()

@@ -63,11 +63,10 @@ class MetricsServer:
             values = directory
 
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            self._server = _Server(("127.0.0.1", port), Handler)
         except OSError as error:
             message = f"port {port} for metrics cannot be opened: {error.strerror}; set gateway.metrics_port"
             raise ConfigError(message) from None
-        self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
@@ -80,6 +79,13 @@ class MetricsServer:
 def start_metrics_server(directory: Path, port: int) -> MetricsServer:
     """Serve the metrics in `directory`; see MetricsServer."""
     return MetricsServer(directory, port)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A scraper that went away is not news; without this it is a traceback."""
 
 
 class _Handler(BaseHTTPRequestHandler):

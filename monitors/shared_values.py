@@ -138,13 +138,16 @@ class SharedValues:
         """Values first, then the line that names them: a reader never sees a series without its slots."""
         try:
             slot = self._take(metric.width)
-            self._append(["add", slot, metric.width, layout(metric), metric.name, key[1]])
+            try:
+                self._append(["add", slot, metric.width, layout(metric), metric.name, key[1]])
+            except OSError:
+                self._free.setdefault(metric.width, []).append(slot)
+                raise
+            segment, index = divmod(slot, SEGMENT_SLOTS)
+            found = (self._segments[segment], index, slot)
         except OSError:
             self.unexported += 1
             found = (memoryview(bytearray(8 * metric.width)).cast("d"), 0, -1)
-        else:
-            segment, index = divmod(slot, SEGMENT_SLOTS)
-            found = (self._segments[segment], index, slot)
         self._series[key] = found
         return found
 
