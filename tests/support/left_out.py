@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             )
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
     """Name every skipped test and why, as the last thing before pytest's own last line."""
+    yield
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return
