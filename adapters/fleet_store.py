@@ -14,6 +14,8 @@ from adapters.errors import Conflict
 from adapters.snapshot import Snapshot, from_json
 from adapters.types import Holding, HoldingState, Replica
 
+CONTROLLER_LEASE = "controller"  # who holds it writes replicas, holdings and snapshots
+
 
 class FleetStore:
     """Replicas, holdings, assignments, snapshots and leases. Every method is one transaction; raises DatabaseError."""

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests that are marked `postgres`: made, started and removed by this session alone."""
+"""A real PostgreSQL server for the tests marked `postgres`: made, started and removed by this session alone."""
 
 from __future__ import annotations
 
