@@ -123,10 +123,7 @@ class Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if self.sink is not None:
-                self.fail(Failure.PROTOCOL)
-            else:
-                self.close()
+            self.fail(Failure.PROTOCOL)
 
     def eof_received(self) -> bool:
         """Let the transport close."""

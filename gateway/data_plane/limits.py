@@ -94,10 +94,12 @@ class Limiter:
 
     def settle(self, principal: Principal, reserved: int, used: int) -> None:
         """The engine counted `used` tokens where `reserved` were taken: correct the bucket. Once per reservation."""
-        if principal.tokens_per_minute <= 0 or used == reserved:
+        limit = principal.tokens_per_minute
+        if limit <= 0 or used == reserved:
             return
+        minutes = min(max(used, 0) / limit, LONGEST_DEBT / WINDOW) - reserved / limit
         slot, floats, index = self._find(principal.key_id)
-        floats[index + 1] += (used - reserved) * WINDOW / principal.tokens_per_minute
+        floats[index + 1] += minutes * WINDOW
         self._unlock(slot)
 
     def close(self) -> None:

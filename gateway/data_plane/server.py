@@ -6,12 +6,14 @@ themselves, then stops listening and lets requests in flight finish.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
@@ -65,6 +67,39 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in whoever is already in the queue, stop listening, answer them, then close what is idle.
+
+        A connection that the kernel accepted and nobody served would be reset; so would one whose request is still on
+        its way when idle connections are closed.
+        """
+        loop = asyncio.get_running_loop()
+        for listener in sockets or []:
+            for connection in _pending(listener):
+                await loop.connect_accepted_socket(self._protocol, connection)
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        await asyncio.sleep(LAME_DUCK)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # a union of classes
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+
+def _pending(listener: socket.socket) -> Iterator[socket.socket]:
+    """Connections that are waiting to be accepted."""
+    listener.setblocking(False)
+    while True:
+        try:
+            yield listener.accept()[0]
+        except OSError:
+            return
+
 
 def serve_command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="understudy.toml")] = None,
@@ -109,6 +144,7 @@ class Supervisor:
         while not self._stopping.wait(0.1):
             for slot in slots:
                 self._look_after(slot)
+        self._listener.close()  # or the kernel would go on queueing connections that nobody accepts
         for slot in slots:
             slot.process.terminate()
         self._join(slots)

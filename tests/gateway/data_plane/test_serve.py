@@ -1,0 +1,432 @@
+"""The whole data plane over real sockets: a real `serve` with real workers, scripted engines, real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from adapters.keys import create_key, revoke_key
+from tests.support.serving import (
+    OTHER,
+    SSE_HEAD,
+    STABLE,
+    Asked,
+    Gateway,
+    event,
+    free_port,
+    http_chunk,
+    json_answer,
+    obliging,
+    scripted_engine,
+    serving,
+)
+
+CHAT = "/v1/chat/completions"
+ASK: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    with serving(tmp_path) as running:
+        running.publish({})
+        yield running.start()
+
+
+def client(gateway: Gateway, **options: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=gateway.url, timeout=20, **options)
+
+
+async def routed(gateway: Gateway, engines: dict[str, str], **options: Any) -> None:
+    """Publish, and wait until the worker has switched."""
+    before = gateway.publish(engines, **options)
+    async with client(gateway) as http:
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if (await http.get("/readyz")).status_code == 200:
+                await asyncio.sleep(0.1)
+                return
+    raise AssertionError(f"snapshot {before} was not adopted: {gateway.log.read_text()}")
+
+
+async def test_an_answer_and_its_headers(gateway: Gateway) -> None:
+    seen: list[Asked] = []
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        seen.append(asked)
+        await obliging(asked, writer)
+
+    async with scripted_engine(script) as url, client(gateway) as http:
+        await routed(gateway, {"e0": url})
+        body = b'{"messages":[],"model" :"support","x_unknown":{"a":[1e400,"\\u00e9"]}, "seed":7}'
+        body = body.replace(b"1e400", b"1E40")
+        headers = {
+            "content-type": "application/json", "authorization": "Bearer anything", "x-request-id": "mine-1",
+            "x-data-parallel-rank": "3", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        }  # fmt: skip
+        answer = await http.post(CHAT, content=body, headers=headers)
+        assert answer.status_code == 200
+        assert answer.json()["model"] == "support"
+        assert answer.headers["x-understudy-version"] == STABLE
+        assert answer.headers["x-understudy-route"] == "support"
+        assert answer.headers["x-request-id"] == "mine-1"
+        assert 0 <= float(answer.headers["x-understudy-overhead-ms"]) < 1000
+        minted = answer.json()["id"].removeprefix("chatcmpl-")
+        asked = seen[0]
+        assert asked.body == body.replace(b'"support"', f'"{STABLE}"'.encode())
+        assert asked.headers["x-request-id"] == minted != "mine-1"
+        assert asked.headers["traceparent"] == headers["traceparent"]
+        assert not {"authorization", "x-data-parallel-rank"} & set(asked.headers)
+
+
+async def test_a_stream_is_restamped_and_the_extra_usage_removed(gateway: Gateway) -> None:
+    async with scripted_engine(obliging) as url, client(gateway) as http:
+        await routed(gateway, {"e0": url})
+        for asked_for in (False, True):
+            extra = {"stream_options": {"include_usage": True}} if asked_for else {}
+            text = (await http.post(CHAT, json=ASK | {"stream": True} | extra)).text
+            events = [line[6:] for line in text.split("\n\n") if line]
+            assert events[-1] == "[DONE]"
+            chunks = [json.loads(e) for e in events[:-1]]
+            assert {c["model"] for c in chunks} == {"support"}
+            assert ("usage" in chunks[-1]) is asked_for
+            assert "".join(c["choices"][0]["delta"]["content"] for c in chunks if c["choices"]) == "hello"
+        time.sleep(0.2)
+        assert gateway.metric("understudy_tokens_total", route="support", version=STABLE, type="output") == 4.0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", CHAT, b"{", 400, None),
+        ("POST", CHAT, b'{"model":"nope"}', 404, "model_not_found"),
+        ("POST", CHAT, b'{"model":"support@cccccccccccc"}', 404, "model_not_found"),
+        ("POST", CHAT, b'{"model":"support","priority":1}', 400, "unsupported_parameter"),
+        ("POST", CHAT, b'{"model":"support","model":"base"}', 400, "duplicate_key"),
+        ("POST", CHAT, b"x" * (8 * 1024**2 + 1), 413, "body_too_large"),
+        ("GET", CHAT, None, 405, "method_not_allowed"),
+        ("POST", "/v1/load_lora_adapter", b"{}", 404, "not_found"),
+        ("POST", "/adapters", b"{}", 404, "not_found"),
+        ("POST", "/invocations", b"{}", 404, "not_found"),
+        ("POST", "/v1/chat/completions/", b"{}", 404, "not_found"),
+        ("POST", "//v1/chat/completions", b"{}", 404, "not_found"),
+        ("GET", "/metrics", None, 404, "not_found"),
+        ("GET", "/v1/models/nope", None, 404, "model_not_found"),
+        ("DELETE", "/v1/models", None, 405, "method_not_allowed"),
+        ("POST", "/v1/feedback", b"[]", 400, None),
+    ],
+)
+async def test_refusals_are_enveloped(
+    gateway: Gateway, method: str, path: str, body: bytes | None, status: int, code: str | None
+) -> None:
+    async with client(gateway) as http:
+        answer = await http.request(method, path, content=body, headers={"content-type": "application/json"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (status, code), error
+        assert set(error) == {"message", "type", "param", "code"} and error["message"]
+
+
+async def test_without_engines_503_says_when_to_come_back(gateway: Gateway) -> None:
+    async with client(gateway) as http:
+        answer = await http.post(CHAT, json=ASK)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_engine_errors_are_translated(gateway: Gateway) -> None:
+    answers = {
+        "a": (b'{"error":{"message":"bad `support@aaaaaaaaaaaa` thing","type":"BadRequestError","param":null,"code":400}}', "400 Bad"),
+        "b": (b"<html>oops</html>", "500 Internal"),
+        "c": (b'{"detail":"Not Found"}', "404 Not Found"),
+        "d": (b'{"error":"Unauthorized"}', "401 Unauthorized"),
+    }
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(*answers[asked.json["seed"]]))
+
+    async with scripted_engine(script) as url, client(gateway) as http:
+        await routed(gateway, {"e0": url})
+        found = {}
+        for seed in answers:
+            answer = await http.post(CHAT, json=ASK | {"seed": seed})
+            found[seed] = answer.status_code
+            assert isinstance(answer.json()["error"]["message"], str)
+            assert "aaaaaaaaaaaa" not in answer.text
+        assert found == {"a": 400, "b": 502, "c": 404, "d": 502}
+
+
+async def test_failover_before_the_first_byte(gateway: Gateway) -> None:
+    asked_bad = 0
+
+    async def dying(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked_bad
+        asked_bad += 1
+        raise ConnectionError
+
+    async def empty(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        message = f"The model `{asked.json['model']}` does not exist."
+        error = {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}}
+        writer.write(json_answer(error, "404 Not Found"))
+
+    gone = f"http://127.0.0.1:{free_port()}"
+    async with scripted_engine(dying) as bad, scripted_engine(empty) as lost, scripted_engine(obliging) as good:
+        async with client(gateway) as http:
+            await routed(gateway, {"bad": bad, "lost": lost, "gone": gone, "good": good})
+            answers = await asyncio.gather(*(http.post(CHAT, json=ASK) for _ in range(40)))
+            assert [a.status_code for a in answers] == [200] * 40
+            assert asked_bad < 40
+            await routed(gateway, {"lost": lost})
+            answer = await http.post(CHAT, json=ASK)
+            assert answer.status_code == 503 and "retry-after" in answer.headers
+    assert gateway.metric("understudy_failovers_total", engine="lost") >= 1
+
+
+@pytest.mark.parametrize("how", ["cut", "error", "no-end", "rubbish"])
+async def test_a_failure_in_mid_stream_is_seen(gateway: Gateway, how: str) -> None:
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + event(asked, "he"))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        if how == "cut":
+            raise ConnectionError
+        if how == "rubbish":
+            writer.write(b"zzz not a chunk\r\n")
+        if how == "error":
+            writer.write(http_chunk(b'data: {"error":{"message":"EngineCore died","type":"x","code":500}}\n\n'))
+            writer.write(http_chunk(b"data: [DONE]\n\n"))
+        writer.write(http_chunk(b""))
+
+    async with scripted_engine(script) as url, client(gateway) as http:
+        await routed(gateway, {"e0": url})
+        answer = await http.post(CHAT, json=ASK | {"stream": True})
+        events = [line[6:] for line in answer.text.split("\n\n") if line]
+        assert json.loads(events[0])["choices"][0]["delta"]["content"] == "he"
+        assert set(json.loads(events[-1])["error"]) == {"message", "type", "param", "code"}
+        assert "[DONE]" not in answer.text and len(events) == 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_cancels_upstream(gateway: Gateway, stream: bool) -> None:
+    left, began = asyncio.Event(), asyncio.Event()
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if stream:
+            writer.write(SSE_HEAD + event(asked, "he"))
+        began.set()
+        await asked.reader.read()
+        left.set()
+        raise ConnectionError
+
+    async with scripted_engine(script) as url:
+        await routed(gateway, {"e0": url})
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        body = json.dumps(ASK | {"stream": stream}).encode()
+        writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+        await began.wait()
+        writer.transport.abort()
+        await asyncio.wait_for(left.wait(), 1.0)
+        await asyncio.sleep(0.2)
+        assert gateway.metric("understudy_requests_in_flight", route="support") == 0
+        code = "200" if stream else "499"
+        assert gateway.metric("understudy_requests_total", version=STABLE, code=code, outcome="cancelled") == 1
+
+
+async def test_a_slow_reader_is_not_buffered(gateway: Gateway) -> None:
+    """The engine is stopped by back-pressure long before it has said everything."""
+    sent = 0
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(SSE_HEAD)
+        for _ in range(2000):
+            piece = event(asked, "x" * 20_000)
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+        writer.write(http_chunk(b"data: [DONE]\n\n") + http_chunk(b""))
+
+    async with scripted_engine(script) as url:
+        await routed(gateway, {"e0": url})
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1 << 16)
+        body = json.dumps(ASK | {"stream": True}).encode()
+        writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+        await asyncio.sleep(1.5)
+        stalled = sent
+        await asyncio.sleep(0.5)
+        assert sent == stalled < 30_000_000
+        received = 0
+        while piece := await reader.read(1 << 20):
+            received += len(piece)
+        assert received > 40_000_000 and sent > 40_000_000
+
+
+async def test_feedback_is_checked_from_the_id_alone(gateway: Gateway) -> None:
+    async with scripted_engine(obliging) as url, client(gateway) as http:
+        await routed(gateway, {"e0": url})
+        answer = (await http.post(CHAT, json=ASK)).json()
+        given = {"response_id": answer["id"], "score": 1, "kind": "thumb"}
+        assert (await http.post("/v1/feedback", json=given)).status_code == 202
+        assert (await http.post("/v1/feedback", json=given | {"response_id": answer["id"][:-2] + "AA"})).status_code == 404
+        assert (await http.post("/v1/feedback", json=given | {"score": 2})).status_code == 422
+    gateway.stop()
+    with gateway.database.read() as connection:
+        rows = connection.exec_driver_sql("select response_id, score, kind from feedback").all()
+        responses = connection.exec_driver_sql("select response_id, outcome, input_tokens, output_tokens from responses").all()
+    minted = answer["id"].removeprefix("chatcmpl-")
+    assert [tuple(r) for r in rows] == [(minted, 1.0, "thumb")]
+    assert [tuple(r) for r in responses] == [(minted, "ok", 5, 2)]
+
+
+async def test_units_stay_and_arms_are_counted_apart(gateway: Gateway) -> None:
+    async with scripted_engine(obliging) as url, client(gateway) as http:
+        await routed(gateway, {"e0": url}, share=0.5)
+        chosen: dict[str, set[str]] = {}
+        for _ in range(3):
+            for unit in (str(i) for i in range(30)):
+                for fields, headers in (({"user": unit}, {}), ({"safety_identifier": unit}, {}), ({}, {"x-understudy-unit": unit})):
+                    answer = await http.post(CHAT, json=ASK | fields, headers=headers)
+                    chosen.setdefault(unit, set()).add(answer.headers["x-understudy-version"])
+        assert all(len(versions) == 1 for versions in chosen.values())
+        assert {v for versions in chosen.values() for v in versions} == {STABLE, OTHER}
+
+
+KEYED = "[gateway]\nrequire_keys = true\n"
+
+
+async def test_keys_scopes_routes_limits_and_revocation(tmp_path: Path) -> None:
+    with serving(tmp_path, config=KEYED) as gateway:
+        gateway.publish({})
+        _, plain = create_key(gateway.database, "ann", ["inference"])
+        _, other = create_key(gateway.database, "bob", ["inference"], routes=["math"])
+        limited_key, limited = create_key(gateway.database, "cy", ["inference"], rpm=3)
+        _, operator = create_key(gateway.database, "op", ["inference", "operator"])
+        gateway.start()
+        async with scripted_engine(obliging) as url, client(gateway) as http:
+            await routed(gateway, {"e0": url})
+
+            async def ask(secret: str | None, model: str = "support", **headers: str) -> httpx.Response:
+                given = headers | ({"authorization": f"Bearer {secret}"} if secret else {})
+                return await http.post(CHAT, json=ASK | {"model": model}, headers=given)
+
+            assert (await ask(None)).json()["error"]["code"] == "invalid_api_key"
+            assert (await ask("us-wrong")).status_code == 401
+            assert (await ask(plain)).status_code == 200
+            assert (await ask(None, **{"x-api-key": plain})).status_code == 200
+            assert (await ask(other)).status_code == 403
+            assert (await ask(plain, STABLE)).status_code == 403
+            assert (await ask(operator, STABLE)).status_code == 200
+            assert (await http.get("/v1/models")).status_code == 401
+            listed = (await http.get("/v1/models", headers={"authorization": f"Bearer {plain}"})).json()["data"]
+            assert [m["id"] for m in listed] == ["support", "base"]
+            answers = [await ask(limited) for _ in range(5)]
+            assert [a.status_code for a in answers[:3]] == [200] * 3
+            assert answers[3].status_code == 429 and int(answers[3].headers["retry-after"]) >= 1
+            assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
+            answer = (await ask(plain)).json()
+            given = {"response_id": answer["id"], "score": 0, "kind": "thumb"}
+            refused = await http.post("/v1/feedback", json=given, headers={"authorization": f"Bearer {operator}"})
+            assert refused.status_code == 403
+            revoke_key(gateway.database, limited_key.id)
+            await asyncio.sleep(0.3)
+            assert (await ask(limited)).status_code == 401
+
+
+async def test_sigterm_loses_no_request(tmp_path: Path) -> None:
+    """Requests in flight finish, keep-alive clients are told to leave, and nobody gets a reset."""
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        await obliging(asked, writer)
+
+    with serving(tmp_path, workers=2) as gateway:
+        gateway.publish({})
+        gateway.start()
+        async with scripted_engine(script) as url:
+            await routed(gateway, {"e0": url})
+            failures: list[str] = []
+            answered = 0
+            stopping = asyncio.Event()
+
+            async def user() -> None:
+                nonlocal answered
+                async with client(gateway) as http:
+                    while True:
+                        try:
+                            answer = await http.post(CHAT, json=ASK | {"stream": True})
+                        except httpx.ConnectError:
+                            assert stopping.is_set()
+                            return  # the port is closed: a load balancer would have gone elsewhere
+                        except httpx.TransportError as error:
+                            failures.append(repr(error))
+                            return
+                        if "[DONE]" not in answer.text:
+                            failures.append(answer.text)
+                        answered += 1
+
+            users = [asyncio.create_task(user()) for _ in range(16)]
+            await asyncio.sleep(1.0)
+            stopping.set()
+            code = await asyncio.to_thread(gateway.stop)
+            await asyncio.gather(*users)
+            assert (code, failures) == (0, [])
+            assert answered >= 32
+        with gateway.database.read() as connection:
+            stored = connection.exec_driver_sql("select count(*) from responses where outcome = 'ok'").scalar()
+        assert stored == answered
+
+
+async def test_a_killed_worker_is_replaced_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=2) as gateway:
+        gateway.publish({})
+        gateway.start()
+        assert gateway.process is not None
+        workers = _children(gateway.process.pid)
+        assert len(workers) >= 2
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(gateway.url + "/healthz", timeout=1).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        else:
+            raise AssertionError(gateway.log.read_text())
+        replaced = _children(gateway.process.pid)
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 15
+        while any(_alive(pid) for pid in replaced):
+            assert time.monotonic() < deadline, "workers outlive their killed parent"
+            time.sleep(0.1)
+
+
+def _children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_port_in_use_and_an_open_door_are_refused_in_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as gateway, socket.socket() as taken:
+        taken.bind(("127.0.0.1", gateway.port))
+        taken.listen()
+        with pytest.raises(AssertionError, match="Address already in use"):
+            gateway.start()
+    with serving(tmp_path, config='[gateway]\nhost = "0.0.0.0"\n') as gateway, pytest.raises(AssertionError, match="key create"):
+        gateway.start()
