@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 WINDOW = 60.0                      # seconds a full bucket lasts
 LONGEST_DEBT = 600.0               # seconds: what an answer longer than its estimate can cost at most
 SLOTS = 8192
+_MOST_WINDOWS = int(LONGEST_DEBT / WINDOW)
 _SLOT = 32                         # bytes: tag 16, full again 2 × 8 (requests, tokens); slot 0 is the file's header
 _TAG = 16
 _TRIES = 200
@@ -97,9 +98,9 @@ class Limiter:
         limit = principal.tokens_per_minute
         if limit <= 0 or used == reserved:
             return
-        minutes = min(max(used, 0) / limit, LONGEST_DEBT / WINDOW) - reserved / limit
+        extra = (min(max(used, 0), limit * _MOST_WINDOWS) - reserved) * WINDOW / limit
         slot, floats, index = self._find(principal.key_id)
-        floats[index + 1] += minutes * WINDOW
+        floats[index + 1] = _possible(floats[index + 1] + extra, self._clock())
         self._unlock(slot)
 
     def close(self) -> None:
@@ -114,6 +115,7 @@ class Limiter:
         wanted = _Bucket(LimitReason.TOKENS, principal.tokens_per_minute, floats[index + 1], now)
         tokens = min(tokens, wanted.limit) if wanted.limit else 0
         late = max((requests.wait(1), requests), (wanted.wait(tokens), wanted), key=lambda pair: pair[0])
+        floats[index], floats[index + 1] = requests.full_at, wanted.full_at
         if late[0] > 0.0:
             headers = (*requests.headers(), *wanted.headers())
             return Decision(False, headers, 0, late[1].reason, late[0], late[1].limit)
@@ -187,7 +189,7 @@ class _Bucket:
 
     def __init__(self, reason: LimitReason, limit: int, full_at: float, now: float) -> None:
         self.reason, self.limit, self.now = reason, limit, now
-        self.full_at = min(max(full_at, now), now + LONGEST_DEBT)
+        self.full_at = _possible(full_at, now)
         self.unit = WINDOW / limit if limit > 0 else 0.0         # seconds in which one refills
 
     def wait(self, amount: int) -> float:
@@ -214,12 +216,20 @@ class _Bucket:
         )
 
 
+def _possible(full_at: float, now: float) -> float:
+    """Not in the past, not beyond the longest debt, and a number, whatever the file says."""
+    if not full_at > now:
+        return now
+    return min(full_at, now + LONGEST_DEBT)
+
+
 def _duration(seconds: float) -> bytes:
-    """As OpenAI writes it: 12ms, 1.5s, 6m0s."""
+    """As OpenAI writes it, rounded up: 12ms, 1.5s, 6m0s."""
     if seconds < 1.0:
         return b"%dms" % math.ceil(seconds * 1000)
-    minutes, rest = divmod(math.ceil(seconds * 10) / 10, 60.0)
-    return (f"{int(minutes)}m{rest:.0f}s" if minutes else f"{rest:g}s").encode()
+    if seconds < 59.0:
+        return f"{math.ceil(seconds * 10) / 10:g}s".encode()
+    return b"%dm%ds" % divmod(math.ceil(seconds), 60)
 
 
 def _header() -> bytes:

@@ -27,6 +27,7 @@ from adapters.errors import ConfigError
 from adapters.keys import list_keys
 from gateway.config import Settings, ensure_data_dir, load_settings, parse_duration
 from gateway.data_plane.app import DataPlane
+from gateway.data_plane.hot_protocol import hot_protocol
 from gateway.lifetime import die_with_parent
 from gateway.logs import configure
 from monitors.metrics_server import start_metrics_server
@@ -207,7 +208,7 @@ def worker_config(settings: Settings, app: DataPlane) -> uvicorn.Config:
     """uvicorn as the data plane needs it."""
     return uvicorn.Config(
         app=app,
-        http="httptools",
+        http=hot_protocol(app.worker),
         loop="uvloop",
         ws="none",
         lifespan="on",

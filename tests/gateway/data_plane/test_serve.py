@@ -135,6 +135,62 @@ async def test_refusals_are_enveloped(
         assert set(error) == {"message", "type", "param", "code"} and error["message"]
 
 
+async def test_a_client_that_will_not_stop_sending_still_reads_its_refusal(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n" % CHAT.encode())
+    for _ in range(200):
+        writer.write(b"x" * 100_000)
+        await asyncio.sleep(0.001)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"body_too_large" in answer and b"connection: close" in answer.lower()
+    writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
+    async with scripted_engine(obliging) as url:
+        await routed(gateway, {"e0": url})
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        for name in ("support", "nope", "base", "support"):
+            body = json.dumps(ASK | {"model": name}).encode()
+            writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        text = (await asyncio.wait_for(reader.read(), 10)).decode()
+        statuses = [line.split(" ")[1] for line in text.split("\r\n") if line.startswith("HTTP/1.1")] or text
+        assert [part.split(" ")[0] for part in text.split("HTTP/1.1 ")[1:]] == ["200", "404", "200", "200", "200"], statuses
+        writer.close()
+
+
+@pytest.mark.parametrize("request_", [b"rubbish\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: x\r\n\r\n"])
+async def test_what_is_not_http_is_refused(gateway: Gateway, request_: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_)
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+async def test_chunked_bodies_old_clients_and_expect(gateway: Gateway) -> None:
+    async with scripted_engine(obliging) as url:
+        await routed(gateway, {"e0": url})
+        body = json.dumps(ASK | {"stream": True}).encode()
+        head = b"POST %b HTTP/%b\r\nhost: x\r\n" % (CHAT.encode(), b"%b")
+        chunked = b"".join(b"%x\r\n%b\r\n" % (len(body[i : i + 9]), body[i : i + 9]) for i in range(0, len(body), 9))
+        cases = [
+            (head % b"1.1" + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n", chunked + b"0\r\n\r\n"),
+            (head % b"1.0" + b"content-length: %d\r\n\r\n" % len(body), body),
+            (head % b"1.1" + b"connection: close\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body), body),
+        ]
+        for start, rest in cases:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(start)
+            if b"expect" in start:
+                assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(rest)
+            text = await asyncio.wait_for(reader.read(), 10)
+            assert text.startswith(b"HTTP/1.1 200 OK") and b"data: [DONE]\n\n" in text
+            assert (b"transfer-encoding: chunked" in text) is (b"HTTP/1.0" not in start)
+            writer.close()
+
+
 async def test_without_engines_503_says_when_to_come_back(gateway: Gateway) -> None:
     async with client(gateway) as http:
         answer = await http.post(CHAT, json=ASK)
