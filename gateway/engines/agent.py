@@ -34,6 +34,7 @@ from gateway.engines.reconcile import (
 METRICS_EVERY = 2.0        # seconds: /metrics is 50 kB, so it is read only where it can matter
 RETRY_FIRST = 0.5          # seconds until a failed version is tried again; doubles
 RETRY_MOST = 60.0
+_UNSEEN = "not looked at yet"
 _MOST_ROUNDS = 64          # steps and looks in one go
 
 log = logging.getLogger("understudy.engines")
@@ -70,9 +71,9 @@ class ReplicaAgent:
     ) -> None:
         self.name = name
         self.client = client
-        self.desired = Desired()
+        self.desired = Desired(hold=True)
         self.holdings = dict(holdings or {})
-        self.seen = Observation(up=False, error="not looked at yet")
+        self.seen = Observation(up=False, error=_UNSEEN)
         self.looked_at = 0.0
         self.failures: dict[str, int] = {}
         self._retry_at: dict[str, float] = {}
@@ -102,6 +103,11 @@ class ReplicaAgent:
         """(max_loras, max_cpu_loras): as configured, or as the engine says where that is less."""
         said = self._metrics.max_loras if self._metrics else 0
         return min(self._slots[0], said) if said else self._slots[0], self._slots[1]
+
+    @property
+    def known(self) -> bool:
+        """True once it is clear whether the engine is up or down."""
+        return self.seen.up or self.seen.error != _UNSEEN
 
     @property
     def poison(self) -> Holding | None:
@@ -191,6 +197,8 @@ class ReplicaAgent:
         self.seen = Observation(up=False, boot=self.seen.boot, error=error)
 
     def _forget_failures(self) -> None:
+        if self.desired.hold:
+            return
         assigned = {item.version for item in self.desired.assigned}
         for version in set(self.failures) - assigned:
             self.failures.pop(version, None)

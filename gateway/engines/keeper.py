@@ -18,7 +18,8 @@ import sys
 import threading
 from types import FrameType
 
-from gateway.engines.sessions import adopt_orphans, die_with_parent, end_session
+from gateway.engines.sessions import adopt_orphans, end_session
+from gateway.lifetime import die_with_parent
 
 _LEFTOVER_GRACE = 1.0  # seconds that processes without their parent get
 
@@ -34,13 +35,12 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    me = os.getpid()
     try:
         child = subprocess.Popen(  # noqa: S603 - the supervisor's own command
             command,
             stdin=subprocess.DEVNULL,
             # One thread so far, so running Python between fork and exec is safe.
-            preexec_fn=lambda: die_with_parent(me),  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
     except OSError as error:
         sys.stderr.write(f"error: {command[0]} cannot be started: {error.strerror}\n")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from adapters.errors import EngineRefused, EngineUnavailable
+from adapters.errors import EngineError, EngineUnavailable
 from gateway.engines.client import EngineClient
 from gateway.engines.command import Command
 from gateway.engines.logfile import last_line, open_log, telling_line
@@ -110,7 +110,7 @@ class EngineProcess:
     async def _answers(self, client: EngineClient, started: float, report: Report) -> None:
         reported, warming = started, False
         while True:
-            with contextlib.suppress(EngineUnavailable, EngineRefused):
+            with contextlib.suppress(EngineError):
                 await client.health()
                 base = next((m.name for m in (await client.models()).values() if m.parent is None), "")
                 if not warming:

@@ -40,13 +40,14 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What one replica should hold, most important first."""
+    """What one replica should hold, most important first. `hold`: leave everything as it is, nothing is decided yet."""
 
     assigned: tuple[Assigned, ...] = ()
     routed: frozenset[str] = frozenset()                          # may still be asked for: not to be unloaded
     refused: Mapping[str, str] = field(default_factory=dict)      # version → why it has no slot
     recheck: frozenset[str] = frozenset()                         # probe these again, although they are ready
     max_cpu_loras: int = 8
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def plan(
         return []
     steps: list[Step] = [Forget(version) for version, held in sorted(holdings.items()) if held.boot != seen.boot]
     current = {version: held for version, held in holdings.items() if held.boot == seen.boot}
-    if poisoned_by(current, seen.boot):
+    if desired.hold or poisoned_by(current, seen.boot):
         return steps
     assigned = {item.version: item for item in desired.assigned}
     steps += _retire(seen, desired, assigned)

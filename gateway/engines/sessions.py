@@ -1,4 +1,4 @@
-"""Finds and ends every process of a session, from /proc; and ties a child's life to its parent's.
+"""Finds and ends every process of a session, from /proc.
 
 A vLLM is several processes (API server, EngineCore, workers), and the others outlive a killed API server. They stay
 in the session they were started in, so the session is what has to end. Standard library only: the keeper imports it.
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STATE, _SESSION, _START_TIME = 0, 3, 19  # positions in /proc/PID/stat after the command's closing bracket
 
@@ -79,24 +78,10 @@ def session_members(session: int) -> list[int]:
     return members
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGTERM when `parent`, which started this process, dies; also when it has died meanwhile.
-
-    Runs in the child between fork and exec. Does nothing where the kernel has no such call.
-    """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def adopt_orphans() -> None:
     """Make grandchildren whose parent dies children of this process, so that they can be waited for."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _signal_all(processes: list[int], number: int) -> None:

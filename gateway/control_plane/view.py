@@ -1,0 +1,89 @@
+"""What the database says, as one consistent look; and the controller's writes to it, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from adapters.artifacts import ArtifactStore
+from adapters.errors import ConfigError, NotFound
+from adapters.fleet_store import FleetStore
+from adapters.registry import Registry
+from adapters.response_store import ResponseStore
+from adapters.routes import RouteStore
+from adapters.types import AdapterVersion, Holding, Route
+from gateway.control_plane.publish import AssignmentKey
+from gateway.control_plane.wanted import named_versions
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Everything the control plane keeps state in."""
+
+    registry: Registry
+    routes: RouteStore
+    fleet: FleetStore
+    artifacts: ArtifactStore
+    responses: ResponseStore
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Routes, and the versions that are named by them or asked for. `revision` says when to look again."""
+
+    revision: int = -1
+    routes: tuple[Route, ...] = ()
+    versions: dict[str, AdapterVersion] = field(default_factory=dict)
+    asked_for: frozenset[str] = frozenset()
+
+
+class Reader:
+    """Reads again only when the registry's revision, or what was asked for, has changed. Raises DatabaseError."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._view = View()
+
+    async def view(self, asked_for: Iterable[str] = ()) -> View:
+        """The current view."""
+        self._view = await asyncio.to_thread(self._read, frozenset(asked_for))
+        return self._view
+
+    def _read(self, asked_for: frozenset[str]) -> View:
+        revision = self._stores.fleet.registry_revision()  # first: what changes meanwhile is read again next time
+        if revision == self._view.revision and asked_for == self._view.asked_for:
+            return self._view
+        routes = tuple(self._stores.routes.list())
+        versions = {}
+        for name in named_versions(routes) | asked_for:
+            try:
+                versions[name] = self._stores.registry.get(name)
+            except (NotFound, ConfigError):
+                continue
+        return View(revision, routes, versions, asked_for)
+
+
+class Writer:
+    """The agents' HoldingStore, and remembered assignments. Raises DatabaseError."""
+
+    def __init__(self, fleet: FleetStore) -> None:
+        self._fleet = fleet
+        self._assignments: dict[AssignmentKey, int] = {}
+
+    async def upsert_holding(self, holding: Holding) -> None:
+        """Write the row."""
+        await asyncio.to_thread(self._fleet.upsert_holding, holding)
+
+    async def delete_holding(self, replica: str, version: str) -> None:
+        """Remove the row."""
+        await asyncio.to_thread(self._fleet.delete_holding, replica, version)
+
+    async def assignments(self, keys: Iterable[AssignmentKey]) -> dict[AssignmentKey, int]:
+        """The ids of these rows, made where they do not exist yet."""
+        for key in keys:
+            if key not in self._assignments:
+                self._assignments[key] = await asyncio.to_thread(
+                    self._fleet.assignment, key.route, key.version, key.arm, key.share
+                )
+        return self._assignments
