@@ -108,9 +108,7 @@ def test_missing_and_empty_files_do_not_hide_the_others(tmp_path: Path) -> None:
     assert merged(tmp_path) == {FAILOVER: [1]}
 
 
-def test_files_of_a_release_with_other_buckets_are_not_misread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_a_release_with_other_buckets_are_not_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = SharedValues(tmp_path)
     values.counter(c.FAILOVERS, "e").inc()
     monkeypatch.setattr(merged_values, "layout", lambda metric: 1)

@@ -135,7 +135,7 @@ def test_series_of_a_version_go_some_hours_after_it_left(tmp_path: Path, recorde
         recorder.child(*call).finished(200, c.Outcome.OK, 1.0)
     recorder.refused("chat", 404)
     recorder.retain({other[1]}, 1000.0)
-    recorder.retain({other[1], CALL[1]}, 2000.0)                      # it came back
+    recorder.retain({other[1], CALL[1]}, 2000.0)  # it came back
     recorder.retain({other[1]}, 3000.0)
     recorder.retain({other[1]}, 3000.0 + c.RETIRE_AFTER)
     assert CALL in merged(tmp_path)["request_duration_seconds"]
@@ -144,7 +144,7 @@ def test_series_of_a_version_go_some_hours_after_it_left(tmp_path: Path, recorde
     assert list(found["request_duration_seconds"]) == [other]
     assert ("", "", "", "chat", "404", "error") in found["requests_total"]
     assert found["build_info"] == {("0.1.0",): [1]}
-    again = recorder.child(*CALL)                                     # and once more, from zero
+    again = recorder.child(*CALL)  # and once more, from zero
     again.started()
     again.finished(200, c.Outcome.OK, 1.0)
     assert merged(tmp_path)["requests_total"][(*CALL, "200", "ok")] == [1]
