@@ -98,17 +98,19 @@ class Recorder:
         self._values.counter(c.REQUESTS, "", "", c.ArmName.NONE, endpoint, str(code), c.Outcome.ERROR).inc()
 
     def retain(self, versions: Collection[str], now: float) -> None:
-        """Say which versions can be routed to: the series of others go after RETIRE_AFTER. `now` in seconds."""
-        for key in list(self._children):
-            if key[1] and key[1] not in versions:
-                self._gone.setdefault(key[1], now)
-        for version, since in list(self._gone.items()):
-            if version in versions:
-                del self._gone[version]
-            elif now - since > c.RETIRE_AFTER:
-                del self._gone[version]
-                self._values.drop("version", version, _OF_A_VERSION)
-                self._children = {key: child for key, child in self._children.items() if key[1] != version}
+        """Say which versions can be routed to: the series of others go after RETIRE_AFTER. `now`: time.monotonic()."""
+        for _, version, _, _ in self._children:
+            if version and version not in versions:
+                self._gone.setdefault(version, now)
+        for version in self._gone.keys() & versions:
+            del self._gone[version]
+        self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        for version in [version for version, since in self._gone.items() if now - since > c.RETIRE_AFTER]:
+            del self._gone[version]
+            self._values.drop("version", version, _OF_A_VERSION)
+            self._children = {key: child for key, child in self._children.items() if key[1] != version}
 
     def failover(self, engine: str) -> None:
         """A request left `engine` for another before its first byte."""
@@ -137,5 +139,10 @@ class Recorder:
             self._values.counter(c.EVENTS_DROPPED, kind).inc(count)
 
     def snapshot_age(self, seconds: float) -> None:
-        """The routing state was known to be current `seconds` ago. The age grows by itself until said again."""
-        self._confirmed.set(time.monotonic() - seconds)
+        """The routing state was known to be current `seconds` ago; the age grows by itself until said again.
+
+        Say it every few seconds: it is also when series of versions that left long ago are dropped.
+        """
+        now = time.monotonic()
+        self._confirmed.set(now - seconds)
+        self._expire(now)

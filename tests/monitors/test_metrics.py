@@ -128,7 +128,9 @@ def test_the_snapshots_age_grows_by_itself(tmp_path: Path, recorder: Recorder) -
     assert first >= 100.0
 
 
-def test_series_of_a_version_go_some_hours_after_it_left(tmp_path: Path, recorder: Recorder) -> None:
+def test_series_of_a_version_go_some_hours_after_it_left(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = ("support", "support@ffffffffffff", "stable", "chat")
     for call in (CALL, other):
         recorder.child(*call).started()
@@ -139,7 +141,9 @@ def test_series_of_a_version_go_some_hours_after_it_left(tmp_path: Path, recorde
     recorder.retain({other[1]}, 3000.0)
     recorder.retain({other[1]}, 3000.0 + c.RETIRE_AFTER)
     assert CALL in merged(tmp_path)["request_duration_seconds"]
-    recorder.retain({other[1]}, 3001.0 + c.RETIRE_AFTER)
+    monkeypatch.setattr(time, "monotonic", lambda: 3001.0 + c.RETIRE_AFTER)
+    recorder.snapshot_age(0.0)
+    monkeypatch.undo()
     found = merged(tmp_path)
     assert list(found["request_duration_seconds"]) == [other]
     assert ("", "", "", "chat", "404", "error") in found["requests_total"]

@@ -74,8 +74,9 @@ def test_openmetrics_when_asked(server: MetricsServer) -> None:
     assert names == {metric.full_name.removesuffix("_total") for metric in c.METRICS}
 
 
-@pytest.mark.needs("promtool")
+@pytest.mark.needs("prometheus")
 def test_prometheus_own_linter_has_nothing_to_say(server: MetricsServer) -> None:
+    """promtool comes with the prometheus package."""
     text = get(server, "/metrics")[2]
     command = ["promtool", "check", "metrics"]
     linted = subprocess.run(command, input=text, text=True, capture_output=True, timeout=60, check=False)
