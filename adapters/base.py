@@ -41,10 +41,14 @@ def resolve_base(name: str) -> Path:
     """The folder of a base: "demo" (shipped), a path, or a hub id that was downloaded before. Raises ConfigError."""
     if name == "demo":
         return Path(__file__).parent / "demo_base"
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if not _HUB_ID.fullmatch(name) or path.exists():
+    try:
+        path = Path(name).expanduser()
+        if name and path.is_dir():
+            return path.resolve()
+        is_id = _HUB_ID.fullmatch(name) and not path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of a user who does not exist, or with NUL
+        is_id = False
+    if not is_id:
         raise ConfigError(f"base {name!r} is not a folder: give a path, a hub id such as org/model, or demo")
     snapshot = _cached_snapshot(name)
     if snapshot is None:

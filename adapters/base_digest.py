@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class FileHashes:
             new.write_text(json.dumps(self._known), encoding="utf-8")
             new.replace(self._file)
         except OSError:  # likewise
-            new.unlink(missing_ok=True)
+            with suppress(OSError):
+                new.unlink()
 
 
 def digest_base(path: Path, config: dict[str, Any], tensors: Sequence[Path], hashes: FileHashes) -> str:

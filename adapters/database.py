@@ -112,6 +112,12 @@ def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.I
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
+def insert_new(connection: Connection, table: Table, **values: Any) -> bool:
+    """Insert a row unless one with its key exists. True when it was inserted."""
+    statement = upsert(connection, table).values(values).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return connection.execute(statement).first() is not None
+
+
 def bump(connection: Connection, name: str) -> None:
     """Count one change of `name` (keys, registry), in the transaction that makes it: pollers look again."""
     row = upsert(connection, revisions).values(name=name, value=1)

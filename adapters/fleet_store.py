@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, delete, desc, func, select, update
 
 from adapters import tables
-from adapters.database import Database, lock, upsert
+from adapters.database import Database, insert_new, lock, upsert
 from adapters.errors import Conflict
 from adapters.snapshot import Snapshot, from_json
 from adapters.types import Holding, HoldingState, Replica
@@ -147,8 +147,7 @@ class FleetStore:
         leases = tables.leases
         mine = {"holder": holder, "expires_at": now + ttl}
         with self._database.begin() as connection:
-            first = upsert(connection, leases).values(name=name, epoch=1, **mine).on_conflict_do_nothing()
-            if connection.execute(first).rowcount == 1:
+            if insert_new(connection, leases, name=name, epoch=1, **mine):
                 return 1
             row = connection.execute(select(leases).where(leases.c.name == name).with_for_update()).one()
             if row.holder != holder and row.expires_at > now:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select, update
 
 from adapters import tables
-from adapters.database import Database, bump, upsert
+from adapters.database import Database, bump, insert_new
 from adapters.errors import ConfigError, Conflict, NotFound
 from adapters.routes import check_route_name
 from adapters.types import ApiKey
@@ -89,8 +89,7 @@ def server_secret(database: Database, name: str = "response-id") -> bytes:
         found: bytes | None = connection.execute(query).scalar()
     if found is None:
         with database.begin() as connection:
-            row = upsert(connection, tables.secrets).values(name=name, value=random.token_bytes(32))
-            connection.execute(row.on_conflict_do_nothing())
+            insert_new(connection, tables.secrets, name=name, value=random.token_bytes(32))
             found = connection.execute(query).scalar_one()
     return found
 

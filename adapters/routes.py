@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select, update
 
 from adapters import tables
-from adapters.database import Database, bump, upsert
+from adapters.database import Database, bump, insert_new
 from adapters.errors import ConfigError, Conflict, NotFound
 from adapters.promotion import transition
 from adapters.types import HoldingState, Kind, Route, Stage, split_version
@@ -39,8 +39,7 @@ def check_route_name(name: str) -> str:
 
 def ensure_route(connection: Connection, name: str, description: str = "") -> bool:
     """Create the route unless it exists, inside the caller's transaction. True when it was created."""
-    row = upsert(connection, tables.routes).values(name=check_route_name(name), description=description)
-    return connection.execute(row.on_conflict_do_nothing()).rowcount == 1
+    return insert_new(connection, tables.routes, name=check_route_name(name), description=description)
 
 
 class RouteStore:

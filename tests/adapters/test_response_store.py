@@ -1,0 +1,83 @@
+"""Records of responses and feedback."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import func, select
+
+from adapters import response_store, tables
+from adapters.errors import DatabaseError
+from adapters.response_store import ResponseStore
+
+
+def response(at=1.0, **changes):
+    return {
+        "response_id": "chatcmpl-1", "at": at, "assignment": 1, "unit": b"12345678", "endpoint": "chat", "status": 200,
+        "outcome": "ok", "ttft": 0.1, "duration": 0.5, "input_tokens": 3, "output_tokens": None, **changes,
+    }  # fmt: skip
+
+
+def feedback(at=1.0, **changes):
+    return {
+        "response_id": "chatcmpl-1", "at": at, "assignment": 1, "unit": b"12345678", "score": 0.5, "kind": "thumb",
+        "comment": None, **changes,
+    }  # fmt: skip
+
+
+def rows(database, table):
+    with database.read() as connection:
+        return [dict(row) for row in connection.execute(select(table).order_by(table.c.id)).mappings()]
+
+
+@pytest.fixture
+def store(database):
+    return ResponseStore(database)
+
+
+def test_rows_come_back_as_they_were(database, store):
+    store.insert_responses([response(at=float(n)) for n in range(3)])
+    store.insert_feedback([feedback()])
+    store.insert_responses([])
+    found = rows(database, tables.responses)
+    assert [row["at"] for row in found] == [0.0, 1.0, 2.0]
+    assert {key: value for key, value in found[0].items() if key != "id"} == response(at=0.0)
+    assert rows(database, tables.feedback)[0]["score"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"), [(None, None), ("", ""), ("gut 👍", "gut 👍"), ("a\0b", "ab"), ("half \ud83d", "half ?")]
+)
+def test_any_comment_can_be_stored(database, store, text, stored):
+    store.insert_feedback([feedback(comment=text), feedback()])
+    assert [row["comment"] for row in rows(database, tables.feedback)] == [stored, None]
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(database, store):
+    with pytest.raises(DatabaseError):
+        store.insert_responses([response(), response(status=None)])
+    assert rows(database, tables.responses) == []
+
+
+def test_a_big_batch(database, store):
+    store.insert_responses([response() for _ in range(20_000)])
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(tables.responses)).scalar() == 20_000
+
+
+def test_pruning_deletes_what_is_old_and_only_that(database, store, monkeypatch):
+    monkeypatch.setattr(response_store, "_CHUNK", 10)
+    store.insert_responses([response(at=float(n)) for n in range(35)])
+    store.insert_feedback([feedback(at=float(n)) for n in (1, 30, 2)])
+    assert store.prune(before=25.0) == 25 + 2
+    assert [row["at"] for row in rows(database, tables.responses)] == [float(n) for n in range(25, 35)]
+    assert [row["at"] for row in rows(database, tables.feedback)] == [30.0]
+    assert store.prune(before=25.0) == 0
+    assert store.prune(before=1e12) == 11
+
+
+def test_rows_out_of_order_stay_until_they_are_old(database, store, monkeypatch):
+    """Workers write in batches, so times are not quite in the order of ids."""
+    monkeypatch.setattr(response_store, "_CHUNK", 4)
+    store.insert_responses([response(at=float(at)) for at in (5, 1, 9, 2, 8, 3)])
+    store.prune(before=4.0)
+    assert [row["at"] for row in rows(database, tables.responses)] == [5.0, 9.0, 8.0]
