@@ -4,8 +4,10 @@ What ended processes counted stays counted: their counters and histograms are ad
 files removed; their gauges go with them. The file names what it contains, so a kill between the two steps counts
 nothing twice. Several readers may do this at once: they take turns by a lock that writers never see.
 
-A series is forgotten when a process that lives has dropped it (its version left the routes some hours ago), or when
-only ended processes had it and its version is in no living process for RETIRE_AFTER.
+A series is forgotten when a process that lives has dropped it (its version left the routes some hours ago): what the
+others counted before that moment is no longer shown, or Prometheus would take the smaller sum for a restart and count
+all of it again. And it is forgotten when only ended processes had it and its version is in no living process for
+RETIRE_AFTER.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[str, tuple[str, ...]]        # a metric's name, label values
 Values = dict[Key, list[float]]
+Times = dict[Key, float]
 Series = tuple[tuple[str, ...], list[float]]
 
 _ACCUMULATED = "accumulated.json"
@@ -41,10 +44,11 @@ _ORPHAN_AFTER = 3600.0                   # seconds: half-made files of a process
 
 @dataclass(slots=True)
 class Snapshot:
-    """What one process, or all ended ones, counted."""
+    """What one process counted. Times in seconds since the epoch."""
 
     values: Values = field(default_factory=dict)
-    dropped: set[Key] = field(default_factory=set)
+    added: Times = field(default_factory=dict)
+    dropped: Times = field(default_factory=dict)
 
 
 def merge(directory: Path, now: float | None = None) -> list[tuple[Metric, list[Series]]]:
@@ -54,30 +58,42 @@ def merge(directory: Path, now: float | None = None) -> list[tuple[Metric, list[
     """
     now = time.time() if now is None else now
     with _turn(directory):
+        living, dead = _read_all(directory)
+        drops: Times = {}
+        for process in living:
+            for key, at in process.dropped.items():
+                drops[key] = max(at, drops.get(key, 0.0))
         ended = _Ended(directory)
-        living: list[Snapshot] = []
-        for path in sorted(directory.glob("*" + VALUES)):
-            try:
-                if _is_held(path):
-                    living.append(read(path))
-                else:
-                    ended.fold(path, now)
-            except (OSError, ValueError, TypeError, LookupError) as error:  # a damaged file must not hide the others
-                logger.error("%s is skipped: %s", path, error)
-        ended.forget(living, now)
+        for path, process in dead:
+            ended.fold(path, process, drops, now)
+        ended.forget(living, drops, now)
         ended.save()
         _remove_orphans(directory, now)
-    hidden = {key for process in living for key in process.dropped}
     merged = {key: list(values) for key, (values, _) in ended.series.items()}
     clock = time.monotonic()
     for process in living:
         for key, values in process.values.items():
-            if key not in hidden:
+            if process.added[key] >= drops.get(key, 0.0):
                 _add(_KNOWN[key[0]], merged, key, values, clock)
     by_name: dict[str, list[Series]] = {name: [] for name in _KNOWN}  # in the order of the conventions
     for (name, labels), values in sorted(merged.items()):
         by_name[name].append((labels, values))
     return [(_KNOWN[name], series) for name, series in by_name.items() if series]
+
+
+def _read_all(directory: Path) -> tuple[list[Snapshot], list[tuple[Path, Snapshot]]]:
+    """(of living processes, of ended ones)."""
+    living: list[Snapshot] = []
+    dead: list[tuple[Path, Snapshot]] = []
+    for path in sorted(directory.glob("*" + VALUES)):
+        try:
+            if _is_held(path):
+                living.append(read(path))
+            else:
+                dead.append((path, read(path)))
+        except (OSError, ValueError, TypeError, LookupError) as error:  # a damaged file must not hide the others
+            logger.error("%s is skipped: %s", path, error)
+    return living, dead
 
 
 def _add(metric: Metric, merged: Values, key: Key, values: list[float], clock: float) -> None:
@@ -108,15 +124,15 @@ def read(path: Path) -> Snapshot:
             key = taken.pop(entry[1], None)
             if key is not None:
                 del found.values[key]
-                found.dropped.add(key)
+                found.dropped[key] = entry[2]
             continue
-        _, slot, width, checksum, name, labels = entry
+        _, slot, at, width, checksum, name, labels = entry
         metric = _KNOWN.get(name)
         if metric is not None and layout(metric) == checksum and slot + width <= len(values):
             key = (name, tuple(labels))
             taken[slot] = key
             found.values[key] = values[slot : slot + width]
-            found.dropped.discard(key)
+            found.added[key] = at
     return found
 
 
@@ -168,26 +184,25 @@ class _Ended:
             self._path.replace(self._path.with_suffix(".damaged"))
             self.series, self._folded = {}, []
 
-    def fold(self, path: Path, now: float) -> None:
+    def fold(self, path: Path, process: Snapshot, drops: Times, now: float) -> None:
         """Add an ended process's counts, unless they are in already."""
         if path.name in self._folded:
             return
-        for key, values in read(path).values.items():
-            if _KNOWN[key[0]].kind != "gauge":
+        for key, values in process.values.items():
+            if _KNOWN[key[0]].kind != "gauge" and process.added[key] >= drops.get(key, 0.0):
                 before = self.series.get(key, ([0.0] * len(values), now))[0]
                 self.series[key] = ([a + b for a, b in zip(before, values, strict=True)], now)
         self._folded.append(path.name)
         self._changed = True
 
-    def forget(self, living: list[Snapshot], now: float) -> None:
+    def forget(self, living: list[Snapshot], drops: Times, now: float) -> None:
         """Drop series of versions that nobody serves any more."""
         if not living:
             return
-        dropped = {key for process in living for key in process.dropped}
         versions = {_version(key) for process in living for key in process.values}
         for key, (_, at) in list(self.series.items()):
             version = _version(key)
-            if key in dropped or (version and version not in versions and now - at > RETIRE_AFTER):
+            if at < drops.get(key, 0.0) or (version and version not in versions and now - at > RETIRE_AFTER):
                 del self.series[key]
                 self._changed = True
 

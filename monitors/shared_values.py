@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import time
 import uuid
 import zlib
 from bisect import bisect_left
@@ -139,7 +140,7 @@ class SharedValues:
         try:
             slot = self._take(metric.width)
             try:
-                self._append(["add", slot, metric.width, layout(metric), metric.name, key[1]])
+                self._append(["add", slot, time.time(), metric.width, layout(metric), metric.name, key[1]])
             except OSError:
                 self._free.setdefault(metric.width, []).append(slot)
                 raise
@@ -188,7 +189,7 @@ class SharedValues:
             slots, index, slot = self._series[key]
             if slot >= 0:
                 try:
-                    self._append(["drop", slot])         # before the slots change: readers notice and read again
+                    self._append(["drop", slot, time.time()])  # before the slots change: readers notice and read again
                 except OSError:                          # no room: it stays
                     continue
                 width = widths[key[0]]

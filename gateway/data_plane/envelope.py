@@ -12,6 +12,7 @@ from gateway.errors import ApiError, bad_gateway, gateway_timeout, retry_headers
 _LONGEST = 2000                    # characters of an engine's message that are passed on
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _PATH = re.compile(r"(?<![\w./:])/(?!v1/)[\w.@+-]+(?:/[\w.@+-]+){2,}/?")
+_VALIDATION = re.compile(r"""\d+ validation errors?:\s+\{.*?'msg': (?:'([^']+)'|"([^"]+)")""", re.DOTALL)
 _REFUSED = "the engine refused the request"
 _ABSENT = "the engine does not offer this endpoint for the model it serves"
 
@@ -93,14 +94,23 @@ def _read(body: bytes) -> tuple[str, str | None]:
         return "", None
     message, param = inner.get("message"), inner.get("param")
     if isinstance(message, str):
-        return message, param if isinstance(param, str) else None
+        return _first_problem(message, param.removeprefix("body.") if isinstance(param, str) else None)
     return _detail(inner.get("detail"))
+
+
+def _first_problem(message: str, param: str | None) -> tuple[str, str | None]:
+    """vLLM prints pydantic's errors as Python dicts: of those, the first one's text is what a client can use."""
+    found = _VALIDATION.match(message)
+    if found is None:
+        return message, param
+    text = found[1] or found[2]
+    return (f"{param}: {text}" if param else text), param
 
 
 def _detail(detail: Any) -> tuple[str, str | None]:
     """FastAPI's {"detail": "Not Found"} and {"detail": [{"loc": ["body", "n"], "msg": "…"}, …]}: the first problem."""
     if isinstance(detail, str):
-        return detail, None
+        return ("" if detail == "Not Found" else detail), None
     if not (isinstance(detail, list) and detail and isinstance(detail[0], dict)):
         return "", None
     message, where = detail[0].get("msg"), detail[0].get("loc")

@@ -138,7 +138,19 @@ def test_what_one_worker_dropped_is_not_shown_with_less_than_before(tmp_path: Pa
     one.drop("version", "v", c.METRICS)
     assert merged(tmp_path) == {}
     one.counter(c.TOKENS_TOTAL, "r", "v", "input").inc()
-    assert merged(tmp_path) == {("tokens_total", ("r", "v", "input")): [11]}
+    assert merged(tmp_path) == {("tokens_total", ("r", "v", "input")): [1]}
+
+
+def test_a_version_that_comes_back_is_counted_by_whoever_serves_it(tmp_path: Path) -> None:
+    one, two = SharedValues(tmp_path), SharedValues(tmp_path)
+    series = ("tokens_total", ("r", "v", "input"))
+    one.counter(c.TOKENS_TOTAL, "r", "v", "input").inc(10)
+    one.drop("version", "v", c.METRICS)
+    two.counter(c.TOKENS_TOTAL, "r", "v", "input").inc(3)
+    assert merged(tmp_path) == {series: [3]}
+    two.close()
+    assert merged(tmp_path) == {series: [3]}
+    assert merged(tmp_path) == {series: [3]}
 
 
 def test_leavings_of_a_process_killed_at_its_start_are_removed(tmp_path: Path) -> None:
@@ -233,12 +245,11 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(name=st.text(max_size=5))
     def drop_everywhere(self, name: str) -> None:
+        known = any(("failovers_total", (name,)) in merged_values.read(v.path).values for v in self.living)
         for values in self.living:
             values.drop("engine", name, [c.FAILOVERS])
-        if self.living and all(("failovers_total", (name,)) not in v._series for v in self.living):
-            dropped = any(("failovers_total", (name,)) in merged_values.read(v.path).dropped for v in self.living)
-            if dropped:
-                self.counts.pop(name, None)
+        if known:
+            self.counts.pop(name, None)
 
     @invariant()
     def same(self) -> None:

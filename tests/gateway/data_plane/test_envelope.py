@@ -75,7 +75,25 @@ def test_render() -> None:
             None,
         ),
         # FastAPI
-        (404, {"detail": "Not Found"}, 404, "Not Found", None),
+        (404, {"detail": "Not Found"}, 404, "the engine does not offer this endpoint for the model it serves", None),
+        (404, {"detail": "Gone fishing"}, 404, "Gone fishing", None),
+        # vLLM 0.32 prints pydantic's list as Python
+        (
+            400,
+            {
+                "error": {
+                    "message": "2 validation errors:\n  {'type': 'x', 'loc': 'body.top_p', 'msg': \"can't be 'hot'\", "
+                    "'input': 'hot'}\n  {'type': 'y', 'loc': 'body.n', 'msg': 'other', 'input': 'z'}",
+                    "type": "Bad Request",
+                    "param": "body.top_p",
+                    "code": 400,
+                }
+            },
+            400,
+            "top_p: can't be 'hot'",
+            "top_p",
+        ),
+        (400, {"error": {"message": "1 validation error:\n  strange"}}, 400, "1 validation error:   strange", None),
         (
             422,
             {"detail": [{"loc": ["body", "n"], "msg": "must be positive", "type": "x"}, {"loc": [], "msg": "y"}]},
