@@ -20,7 +20,6 @@ from gateway.engines.engine_metrics import EngineMetrics, parse_metrics
 
 NON_FINITE = {-1: float("nan")}       # what `probe` returns per prefix when the engine computed NaN or infinity
 TOP_LOGPROBS = 20                     # vLLM's default upper limit
-_QUICK = httpx.Timeout(5.0)
 _SLOW = httpx.Timeout(120.0, connect=5.0)  # loading from slow storage
 _PROBE = httpx.Timeout(60.0, connect=5.0)
 _TOKEN = re.compile(r"token_id:(\d+)")
@@ -37,9 +36,19 @@ class LoadedModel:
 
 
 class EngineClient:
-    """Talks to the engine at `url` (http://host:port or unix:/path), with its API key where it has one."""
+    """Talks to the engine at `url` (http://host:port or unix:/path), with its API key where it has one.
 
-    def __init__(self, url: str, api_key: str = "", *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    `patience`: seconds to wait for answers that should come at once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str = "",
+        *,
+        patience: float = 5.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self.url = url
         socket = url.removeprefix("unix:") if url.startswith("unix:") else None
         # vLLM closes idle connections after five seconds: let go of them first.
@@ -48,7 +57,7 @@ class EngineClient:
             base_url="http://engine" if socket else url,
             transport=transport or httpx.AsyncHTTPTransport(uds=socket, limits=limits, retries=1),
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=_QUICK,
+            timeout=httpx.Timeout(patience),
             trust_env=False,
         )
 
@@ -134,23 +143,23 @@ class EngineClient:
             raise self._unavailable(error) from error
 
     async def _request(
-        self, method: str, path: str, body: dict[str, Any] | None = None, patience: httpx.Timeout = _QUICK
+        self, method: str, path: str, body: dict[str, Any] | None = None, patience: httpx.Timeout | None = None
     ) -> httpx.Response:
         try:
-            response = await self._http.request(method, path, json=body, timeout=patience)
+            response = await self._http.request(method, path, json=body, timeout=patience or self._http.timeout)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
             if method != "GET":
                 raise self._unavailable(error) from error
-            response = await self._again(method, path, patience)  # an idle connection that was just being closed
+            response = await self._again(method, path)  # an idle connection that was just being closed
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unavailable(error) from error
         if response.status_code >= 400:
             raise EngineRefused(_message(response), response.status_code)
         return response
 
-    async def _again(self, method: str, path: str, patience: httpx.Timeout) -> httpx.Response:
+    async def _again(self, method: str, path: str) -> httpx.Response:
         try:
-            return await self._http.request(method, path, timeout=patience)
+            return await self._http.request(method, path)
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
 

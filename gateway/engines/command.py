@@ -143,7 +143,10 @@ def _gpus(settings: EngineSettings, replica: int, visible: str) -> str:
     """This replica's share of the GPUs: vLLM itself would put every process on the first one."""
     width = 1
     for option in ("--tensor-parallel-size", "--pipeline-parallel-size"):
-        width *= int(_value(settings.extra_args, option) or 1)
+        text = _value(settings.extra_args, option) or "1"
+        if not text.isdecimal() or int(text) == 0:
+            raise ConfigError(f"engine.extra_args: {option} {text!r} is not a number of GPUs")
+        width *= int(text)
     first = replica * width
     if not visible:
         return ",".join(str(number) for number in range(first, first + width))

@@ -99,7 +99,7 @@ def plan(
     if desired.hold or poisoned_by(current, seen.boot):
         return steps
     assigned = {item.version: item for item in desired.assigned}
-    steps += _retire(seen, desired, assigned)
+    steps += _retire(seen, current, desired, assigned)
     steps += _correct(seen, current, desired, assigned)
     leaving = sum(isinstance(step, Unload) for step in steps)
     free = desired.max_cpu_loras - len(seen.adapters) + leaving
@@ -115,14 +115,20 @@ def poisoned_by(holdings: Mapping[str, Holding], boot: str) -> Holding | None:
     return None
 
 
-def _retire(seen: Observation, desired: Desired, assigned: Mapping[str, Assigned]) -> Iterator[Step]:
+def _retire(
+    seen: Observation, current: Mapping[str, Holding], desired: Desired, assigned: Mapping[str, Assigned]
+) -> Iterator[Step]:
     """Versions that are listed but not wanted leave once nobody can be using them; other people's adapters stay."""
     for name, root in sorted(seen.adapters.items()):
         wanted = assigned.get(name)
         if wanted is not None and root != wanted.path:
             yield Unload(name, f"it was loaded from {root}, not from {wanted.path}")
-        elif wanted is None and VERSION_PATTERN.fullmatch(name) and name not in desired.routed | seen.in_use:
-            yield Unload(name)
+        elif wanted is None and VERSION_PATTERN.fullmatch(name):
+            recorded = name in current and current[name].state is not HoldingState.REFUSED
+            if name not in desired.routed | seen.in_use:
+                yield Unload(name)
+            elif not recorded:  # somebody else loaded it: its files are in use all the same
+                yield Note(name, HoldingState.UNLOADED, "it was loaded by somebody else, and leaves when it is idle")
 
 
 def _correct(
@@ -132,7 +138,7 @@ def _correct(
     for version, held in sorted(current.items()):
         listed = version in seen.adapters
         if held.state is HoldingState.REFUSED:
-            if version not in desired.refused:
+            if version not in desired.refused and not listed:
                 yield Forget(version)
         elif held.state is HoldingState.READY and not listed and version in assigned:
             yield Note(version, HoldingState.FAILED, "the engine no longer lists it: it was unloaded or evicted")

@@ -78,7 +78,7 @@ REPLICAS = st.lists(
 
 
 @given(VERSIONS, REPLICAS)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_limits_hold_and_nothing_is_lost(wants: list[Want], replicas: list[Slots]):
     result = place(wants, replicas)
     serves = {w.version: w.serves for w in wants}
@@ -102,7 +102,7 @@ def test_order_of_input_does_not_matter(wants, replicas, random):
 
 
 @given(VERSIONS, REPLICAS)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_refused_version_never_outranks_a_placed_one_of_its_kind(wants, replicas):
     """Among versions with the same needs, whoever is refused is the least important."""
     result = place(wants, replicas)
@@ -115,7 +115,7 @@ def test_a_refused_version_never_outranks_a_placed_one_of_its_kind(wants, replic
 
 
 @given(VERSIONS, REPLICAS)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_it_settles(wants, replicas):
     """Once the replicas hold what was decided, the decision stays: at most one better packing is found on the way."""
     steps = [place(wants, replicas)]
@@ -125,7 +125,7 @@ def test_it_settles(wants, replicas):
 
 
 @given(VERSIONS, REPLICAS)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_what_is_held_completely_is_left_alone(wants, replicas):
     result = place(wants, replicas)
     if not result.refused:
@@ -133,7 +133,7 @@ def test_what_is_held_completely_is_left_alone(wants, replicas):
 
 
 @given(VERSIONS, REPLICAS)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_taking_one_version_away_takes_no_other_from_its_last_holder(wants, replicas):
     before = place(wants, replicas)
     for gone in wants:
