@@ -130,8 +130,7 @@ class Handler:
             done.status, done.outcome, done.duration, done.ttft, usage.output_tokens, usage.input_tokens, done.overhead
         )
         if exchange.reserved_tokens:
-            used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-            services.limiter.settle(exchange.principal, exchange.reserved_tokens, used)
+            services.limiter.settle(exchange.principal, exchange.reserved_tokens, _used(done))
         services.events.response(
             (
                 exchange.response_id, time.time(), target.assignment, exchange.unit, exchange.request.endpoint.name,
@@ -161,6 +160,15 @@ def _check_content(headers: dict[bytes, bytes]) -> None:
     kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
     if kind != b"application/json" and not kind.endswith(b"+json"):
         raise bad_request("content-type must be application/json")
+
+
+def _used(done: Finished) -> int:
+    """The tokens a request is charged. Where the engine did not get to count, whoever left pays the estimate: leaving
+    just before the end must not make an answer free. What failed costs nothing."""
+    usage = done.usage
+    if usage.input_tokens is None and usage.output_tokens is None and done.outcome is not Outcome.ERROR:
+        return done.exchange.reserved_tokens
+    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
 
 
 def _refused(exchange: Exchange, error: ApiError) -> Finished:

@@ -1,0 +1,167 @@
+"""What several workers count together, whoever is killed: a real `serve`, real sockets."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select
+
+from adapters import tables
+from adapters.keys import create_key
+from tests.support.serving import SSE_HEAD, STABLE, Asked, Gateway, event, obliging, scripted_engine, serving
+
+CHAT = "/v1/chat/completions"
+ASK: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+
+
+async def ready(gateway: Gateway, url: str) -> None:
+    """Published, and adopted by every worker (a fresh connection lands on any of them)."""
+    gateway.publish({"e0": url})
+    good = 0
+    for _ in range(400):
+        async with httpx.AsyncClient(base_url=gateway.url) as client:
+            good = good + 1 if (await client.get("/readyz")).status_code == 200 else 0
+        if good == 20:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(gateway.log.read_text())
+
+
+def workers(gateway: Gateway) -> list[int]:
+    assert gateway.process is not None
+    pid = gateway.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.needs("prometheus")
+async def test_totals_are_exact_although_a_worker_is_killed(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=2) as gateway:
+        async with scripted_engine(obliging) as url:
+            gateway.publish({"e0": url})
+            gateway.start("/readyz")
+            await ready(gateway, url)
+            answered = failed = 0
+
+            async def ask(turn: int) -> None:
+                nonlocal answered, failed
+                try:
+                    async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                        answer = await client.post(CHAT, json=ASK | {"stream": turn % 2 == 0})
+                        answered += answer.status_code == 200
+                except httpx.TransportError:  # in flight on the killed worker
+                    failed += 1
+
+            for turn in range(20):
+                await asyncio.gather(*(ask(number) for number in range(10)))
+                if turn == 9:
+                    os.kill(workers(gateway)[0], signal.SIGKILL)
+            assert answered >= 150
+            await asyncio.sleep(0.5)
+            labels = {"route": "support", "version": STABLE, "endpoint": "chat", "code": "200", "outcome": "ok"}
+            for _ in range(3):  # again and again the same: nothing is lost, nothing counted twice
+                counted = gateway.metric("understudy_requests_total", **labels)
+                # What the killed worker had sent when it died may have reached no client.
+                assert answered <= counted <= answered + failed
+                durations = gateway.metric("understudy_request_duration_seconds_count", route="support")
+                assert counted <= durations <= answered + failed
+                await asyncio.sleep(0.05)
+            assert len(list((gateway.data_dir / "metrics").glob("*.values"))) == 2
+            assert gateway.metric("understudy_requests_in_flight", route="support") == 0
+            linted = subprocess.run(
+                ["promtool", "check", "metrics"],
+                input=httpx.get(f"http://127.0.0.1:{gateway.metrics_port}/metrics").text,
+                text=True,
+                capture_output=True,
+                check=False,
+            )
+            assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
+        assert gateway.stop() == 0
+        with gateway.database.read() as connection:
+            stored = connection.execute(select(func.count(func.distinct(tables.responses.c.response_id)))).scalar_one()
+        assert stored >= answered - 60  # all but the killed worker's last moment
+
+
+async def test_limits_hold_across_workers(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=2) as gateway:
+        _, secret = create_key(gateway.database, "team", ["inference"], rpm=5)
+        async with scripted_engine(obliging) as url:
+            gateway.publish({"e0": url})
+            gateway.start("/readyz")
+            await ready(gateway, url)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+
+            async def ask() -> httpx.Response:
+                async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                    return await client.post(CHAT, json=ASK, headers={"authorization": f"Bearer {secret}"})
+
+            answers = await asyncio.gather(*(ask() for _ in range(40)))
+            passed = sum(answer.status_code == 200 for answer in answers)
+            assert 5 <= passed <= 6 + (loop.time() - began) / 12
+            refused = [answer for answer in answers if answer.status_code == 429]
+            assert len(refused) == 40 - passed
+            for answer in refused:
+                assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+                assert int(answer.headers["retry-after"]) >= 1
+                assert answer.headers["x-ratelimit-limit-requests"] == "5"
+                assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+            await asyncio.sleep(0.1)
+            assert gateway.metric("understudy_rate_limited_total", reason="requests") == len(refused)
+
+
+async def test_tokens_of_a_stream_that_its_client_leaves_are_not_given_back(tmp_path: Path) -> None:
+    """Otherwise leaving just before the end would make every answer free."""
+
+    async def endless(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + event(asked, "he"))
+        await writer.drain()
+        await asked.reader.read()
+
+    with serving(tmp_path) as gateway:
+        _, secret = create_key(gateway.database, "team", ["inference"], tpm=600)
+        async with scripted_engine(endless) as url:
+            gateway.publish({"e0": url})
+            gateway.start("/readyz")
+            await ready(gateway, url)
+            headers = {"authorization": f"Bearer {secret}"}
+            statuses = []
+            for _ in range(4):
+                async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                    body = ASK | {"stream": True, "max_tokens": 250}
+                    async with client.stream("POST", CHAT, json=body, headers=headers) as answer:
+                        statuses.append(answer.status_code)
+                        async for line in answer.aiter_lines():
+                            if line.startswith("data: "):
+                                break
+                await asyncio.sleep(0.3)
+            assert statuses[:2] == [200, 200]
+            assert 429 in statuses[2:], statuses
+
+
+async def test_feedback_counts_under_the_version_that_answered(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=2) as gateway:
+        async with scripted_engine(obliging) as url:
+            gateway.publish({"e0": url})
+            gateway.start("/readyz")
+            await ready(gateway, url)
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                answered = (await client.post(CHAT, json=ASK)).json()["id"]
+            codes = []
+            for score, kind in ((1, "thumb"), (0.25, "rating"), (1, "thumb"), (2, "thumb"), (1, "star")):
+                async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                    body = {"response_id": answered, "score": score, "kind": kind}
+                    codes.append((await client.post("/v1/feedback", content=json.dumps(body))).status_code)
+            assert codes == [202, 202, 202, 422, 422]
+            await asyncio.sleep(0.5)
+            labels = {"route": "support", "version": STABLE, "arm": "stable"}
+            assert gateway.metric("understudy_feedback_total", **labels, kind="thumb") == 2
+            assert gateway.metric("understudy_satisfaction_score_sum", **labels) == 2.25
+            with gateway.database.read() as connection:
+                rows = connection.execute(select(tables.feedback.c.response_id)).scalars().all()
+            assert rows == [answered.removeprefix("chatcmpl-")] * 3
