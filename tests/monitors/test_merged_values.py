@@ -264,3 +264,17 @@ class Fleet(RuleBasedStateMachine):
 
 Fleet.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 test_fleet = Fleet.TestCase
+
+
+def test_on_a_disk_that_is_really_full_counts_wait_in_their_own_files(small_disk: Path) -> None:
+    ended(small_disk, 3)
+    ended(small_disk, 4)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    assert merged(small_disk)[FAILOVER] == [7]
+    assert merged(small_disk)[FAILOVER] == [7]
+    filler.unlink()
+    assert merged(small_disk)[FAILOVER] == [7]
+    assert list(small_disk.glob("*.values")) == []

@@ -218,3 +218,35 @@ def test_a_process_killed_in_the_middle_loses_nothing_it_had_counted(tmp_path: P
         assert seen + said <= total <= seen + said + 1000
         seen = total
         assert merged(tmp_path)["failovers_total", ("e",)] == [seen]
+
+
+ON_A_FULL_DISK = """
+import sys
+from pathlib import Path
+from monitors import conventions as c
+from monitors.shared_values import SharedValues
+folder = Path(sys.argv[1])
+values = SharedValues(folder)
+first = values.histogram(c.RESPONSE_TOKENS, "r", "first")
+first.observe(1)
+(folder / "filler").write_bytes(b"")
+with (folder / "filler").open("ab", buffering=0) as filler:
+    try:
+        while True:
+            filler.write(bytes(4096))
+    except OSError:
+        pass
+for number in range(3000):
+    values.histogram(c.RESPONSE_TOKENS, "r", f"v{number}").observe(1)
+first.observe(1)
+print(values.unexported)
+"""
+
+
+def test_a_disk_that_is_really_full_does_not_kill_the_process(small_disk: Path) -> None:
+    unexported = int(finish(start_python(ON_A_FULL_DISK, small_disk)))
+    assert 0 < unexported <= 3000
+    (small_disk / "filler").unlink()
+    found = merged(small_disk)
+    assert sum(found["response_tokens", ("r", "first")][:-1]) == 2
+    assert len(found) == 3001 - unexported

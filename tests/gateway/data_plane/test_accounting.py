@@ -20,16 +20,22 @@ CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 
 
+def client(gateway: Gateway) -> httpx.AsyncClient:
+    """Every request on a connection of its own, so that it may reach any worker."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(base_url=gateway.url, timeout=20, limits=limits)
+
+
 async def ready(gateway: Gateway, url: str) -> None:
     """Published, and adopted by every worker (a fresh connection lands on any of them)."""
     gateway.publish({"e0": url})
     good = 0
-    for _ in range(400):
-        async with httpx.AsyncClient(base_url=gateway.url) as client:
-            good = good + 1 if (await client.get("/readyz")).status_code == 200 else 0
-        if good == 20:
-            return
-        await asyncio.sleep(0.02)
+    async with client(gateway) as http:
+        for _ in range(400):
+            good = good + 1 if (await http.get("/readyz")).status_code == 200 else 0
+            if good == 20:
+                return
+            await asyncio.sleep(0.02)
     raise AssertionError(gateway.log.read_text())
 
 
@@ -51,16 +57,16 @@ async def test_totals_are_exact_although_a_worker_is_killed(tmp_path: Path) -> N
             async def ask(turn: int) -> None:
                 nonlocal answered, failed
                 try:
-                    async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
-                        answer = await client.post(CHAT, json=ASK | {"stream": turn % 2 == 0})
-                        answered += answer.status_code == 200
+                    answer = await http.post(CHAT, json=ASK | {"stream": turn % 2 == 0})
+                    answered += answer.status_code == 200
                 except httpx.TransportError:  # in flight on the killed worker
                     failed += 1
 
-            for turn in range(20):
-                await asyncio.gather(*(ask(number) for number in range(10)))
-                if turn == 9:
-                    os.kill(workers(gateway)[0], signal.SIGKILL)
+            async with client(gateway) as http:
+                for turn in range(20):
+                    await asyncio.gather(*(ask(number) for number in range(10)))
+                    if turn == 9:
+                        os.kill(workers(gateway)[0], signal.SIGKILL)
             assert answered >= 150
             await asyncio.sleep(0.5)
             labels = {"route": "support", "version": STABLE, "endpoint": "chat", "code": "200", "outcome": "ok"}
@@ -97,11 +103,9 @@ async def test_limits_hold_across_workers(tmp_path: Path) -> None:
             loop = asyncio.get_running_loop()
             began = loop.time()
 
-            async def ask() -> httpx.Response:
-                async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
-                    return await client.post(CHAT, json=ASK, headers={"authorization": f"Bearer {secret}"})
-
-            answers = await asyncio.gather(*(ask() for _ in range(40)))
+            headers = {"authorization": f"Bearer {secret}"}
+            async with client(gateway) as http:
+                answers = await asyncio.gather(*(http.post(CHAT, json=ASK, headers=headers) for _ in range(40)))
             passed = sum(answer.status_code == 200 for answer in answers)
             assert 5 <= passed <= 6 + (loop.time() - began) / 12
             refused = [answer for answer in answers if answer.status_code == 429]
@@ -132,9 +136,9 @@ async def test_tokens_of_a_stream_that_its_client_leaves_are_not_given_back(tmp_
             headers = {"authorization": f"Bearer {secret}"}
             statuses = []
             for _ in range(4):
-                async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                async with client(gateway) as http:
                     body = ASK | {"stream": True, "max_tokens": 250}
-                    async with client.stream("POST", CHAT, json=body, headers=headers) as answer:
+                    async with http.stream("POST", CHAT, json=body, headers=headers) as answer:
                         statuses.append(answer.status_code)
                         async for line in answer.aiter_lines():
                             if line.startswith("data: "):
@@ -150,13 +154,13 @@ async def test_feedback_counts_under_the_version_that_answered(tmp_path: Path) -
             gateway.publish({"e0": url})
             gateway.start("/readyz")
             await ready(gateway, url)
-            async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
-                answered = (await client.post(CHAT, json=ASK)).json()["id"]
+            async with client(gateway) as http:
+                answered = (await http.post(CHAT, json=ASK)).json()["id"]
             codes = []
             for score, kind in ((1, "thumb"), (0.25, "rating"), (1, "thumb"), (2, "thumb"), (1, "star")):
-                async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                async with client(gateway) as http:
                     body = {"response_id": answered, "score": score, "kind": kind}
-                    codes.append((await client.post("/v1/feedback", content=json.dumps(body))).status_code)
+                    codes.append((await http.post("/v1/feedback", content=json.dumps(body))).status_code)
             assert codes == [202, 202, 202, 422, 422]
             await asyncio.sleep(0.5)
             labels = {"route": "support", "version": STABLE, "arm": "stable"}

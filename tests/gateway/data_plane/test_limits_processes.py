@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.errors import ConfigError
 from gateway.data_plane.auth import Principal
 from gateway.data_plane.limits import Limiter
 from tests.support.python import finish, start_python
@@ -16,6 +17,7 @@ ANOTHER = Principal("owner", b"aaaa", "key-2", frozenset({"inference"}), frozens
 HAMMER = """
 import sys
 from pathlib import Path
+from adapters.errors import ConfigError
 from gateway.data_plane.auth import Principal
 from gateway.data_plane.limits import Limiter
 who = Principal("o", b"aaaa", "key-1", frozenset(), frozenset(), int(sys.argv[2]), int(sys.argv[3]))
@@ -95,3 +97,14 @@ def test_the_clock_is_shared_by_all_processes() -> None:
     before = time.monotonic()
     said = float(finish(start_python("import time; print(time.monotonic())")))
     assert before <= said <= time.monotonic()
+
+
+def test_a_disk_that_is_really_full_is_one_clear_line(small_disk: Path) -> None:
+    kept = Limiter(small_disk / "kept")
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(ConfigError, match=r"rate limits cannot be kept in .*: No space left on device"):
+        Limiter(small_disk / "limits")
+    assert [kept.reserve(WHO, 0).allowed for _ in range(6)] == [True] * 5 + [False]
