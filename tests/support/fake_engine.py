@@ -22,7 +22,7 @@ import uvicorn
 
 from tests.support.fake_weights import BASE_KEY, logprobs, weights_key
 
-_boots = itertools.count(1_700_000_000)
+_starts = itertools.count()
 
 
 @dataclass
@@ -67,7 +67,7 @@ class FakeEngine:
 
     def start(self) -> FakeEngine:
         """A new process, as far as anybody can tell: another boot, nothing loaded."""
-        self.boot, self.adapters, self.poisoned = float(next(_boots)), {}, False
+        self.boot, self.adapters, self.poisoned = time.time() + next(_starts), {}, False
         config = uvicorn.Config(
             self._app, interface="asgi3", log_level="critical", lifespan="off", timeout_graceful_shutdown=1
         )

@@ -45,7 +45,8 @@ def test_a_restart_is_for_one_boot_and_happens_once(data_dir: Path):
 def test_a_replica_has_one_supervisor(data_dir: Path):
     with supervise(data_dir, 0):
         write_state(data_dir, 0, LocalEngine("engine-0", "", "ready", 4321))
-        with pytest.raises(ConfigError, match=r"engine-0 is supervised already \(process 4321\)"), supervise(data_dir, 0):
+        refused = pytest.raises(ConfigError, match=r"engine-0 is supervised already \(process 4321\)")
+        with refused, supervise(data_dir, 0):
             pass
         with supervise(data_dir, 1):
             pass

@@ -11,7 +11,7 @@ INFO 11-23 13:05:58 [launcher.py:195] Route: /adapters
 (EngineCore pid=12) ERROR 11-23 13:05:59 [core.py:900] EngineCore failed to start.
 (EngineCore pid=12) ERROR 11-23 13:05:59 [core.py:900] Traceback (most recent call last):
 (EngineCore pid=12) ERROR 11-23 13:05:59 [core.py:900]   File "/x.py", line 1, in f
-(EngineCore pid=12) ERROR 11-23 13:05:59 [core.py:900] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB
+(EngineCore pid=12) ERROR 11-23 13:05:59 [core.py:900] torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB
 (APIServer pid=10) Traceback (most recent call last):
 (APIServer pid=10) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
 \x1b[32mbye\x1b[0m
@@ -22,7 +22,7 @@ INFO 11-23 13:05:58 [launcher.py:195] Route: /adapters
 def test_the_line_with_the_cause_is_found(tmp_path: Path):
     path = tmp_path / "e.log"
     path.write_text(LOG)
-    assert telling_line(path) == "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert telling_line(path) == "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB"
     assert last_line(path) == "bye"
 
 

@@ -161,7 +161,7 @@ VERSIONS = st.sampled_from([A, B, C, "r@000000000004", "r@000000000005"])
 )
 @settings(max_examples=300, deadline=None)
 def test_carrying_the_steps_out_leads_to_what_is_desired(listed, rows, wanted, routed, slots):
-    """From any state, with an engine that obeys: every assigned version ends up ready, nothing else loaded, in slots."""
+    """From any state, with an engine that obeys: every assigned version ends up ready, nothing else is loaded."""
     wanted = wanted[:slots]
     loaded = {v: path(v) for v in listed}
     current = {v: held(v, state, boot) for v, (state, boot) in rows.items()}
