@@ -39,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 def command_group(help_text: str) -> typer.Typer:
     """An empty group of sub-commands. Its commands are wrapped in `reported`."""
-    return typer.Typer(help=help_text, no_args_is_help=True, pretty_exceptions_enable=False)
+    return typer.Typer(help=help_text, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
 def reported(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,0 +1,40 @@
+"""The file that `understudy init` writes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import ConfigError
+from gateway.cli_init import commented_defaults, init_command
+from gateway.config import Settings
+
+
+def uncommented() -> str:
+    return re.sub(r"(?m)^# (?=[a-z_]+ = )", "", commented_defaults())
+
+
+def test_uncommented_it_is_the_defaults() -> None:
+    data = tomllib.loads(uncommented())
+    assert Settings.model_validate(data) == Settings()
+    assert set(data) == set(Settings.model_fields) - {"route"}
+    assert all(set(data[name]) == set(type(getattr(Settings(), name)).model_fields) for name in data if name != "data_dir")
+
+
+def test_as_written_it_changes_nothing_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "understudy.toml"
+    init_command(path)
+    assert Settings.model_validate(tomllib.loads(path.read_text())) == Settings()
+    with pytest.raises(ConfigError, match="exists already"):
+        init_command(path)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        init_command(tmp_path / "missing" / "x.toml")
+
+
+def test_the_route_example_is_valid() -> None:
+    example = commented_defaults().split("# A route is")[1].split("[rollout]")[0]
+    text = "\n".join(line.removeprefix("# ") for line in example.splitlines()[1:])
+    assert Settings.model_validate(tomllib.loads(text)).route[0].name == "support"
