@@ -16,7 +16,7 @@ UNRECORDED = "none"            # the probe's verdict when the adapter came witho
 _DIGITS = 6
 
 # Without recorded probes: a few short prefixes of token ids that every vocabulary has.
-_ANY_PREFIXES = tuple((1, 5 + 7 * n, 40 + 3 * n) for n in range(8))
+_ANY_PREFIXES = tuple((1, 3 + n, 11 + 2 * n) for n in range(8))
 
 
 @dataclass(frozen=True, slots=True)

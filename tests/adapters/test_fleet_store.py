@@ -26,7 +26,8 @@ def fleet(database):
 def snapshot(low=0.0, high=1.0):
     arm = Arm(1, "stable", "support@0123456789ab", "support@0123456789ab", low, high, ("engine-0",))
     base = PinnedVersion(2, "base@0123456789ab", "base", ("engine-0",))
-    return Snapshot(0, 0.0, base, (RouteState("support", "salt", (arm,)),), (), (Endpoint("engine-0", "unix:/x", "key"),))
+    route, endpoint = RouteState("support", "salt", (arm,)), Endpoint("engine-0", "unix:/x", "key")
+    return Snapshot(0, 0.0, base, (route,), (), (endpoint,))
 
 
 def test_replicas(fleet):
@@ -58,9 +59,11 @@ def test_holdings(fleet):
 def test_an_assignment_is_reused_only_when_everything_is_the_same(fleet):
     same = [fleet.assignment("r", "r@0123456789ab", "stable", 0.1) for _ in range(3)]
     others = [
-        fleet.assignment("s", "r@0123456789ab", "stable", 0.1), fleet.assignment("r", "r@0123456789ac", "stable", 0.1),
-        fleet.assignment("r", "r@0123456789ab", "candidate", 0.1), fleet.assignment("r", "r@0123456789ab", "stable", 0.2),
-    ]  # fmt: skip
+        fleet.assignment("s", "r@0123456789ab", "stable", 0.1),
+        fleet.assignment("r", "r@0123456789ac", "stable", 0.1),
+        fleet.assignment("r", "r@0123456789ab", "candidate", 0.1),
+        fleet.assignment("r", "r@0123456789ab", "stable", 0.2),
+    ]
     assert len({*same, *others}) == 5
     row = fleet.assignments_by_id(same[0])
     assert {key: row[key] for key in ("route", "version", "arm", "share")} == {

@@ -35,7 +35,7 @@ def test_every_pair_of_stages(database, registry, push, start, end):
         last = registry.events(version.name)[-1]
         assert (last["stage"], last["actor"], last["reason"]) == (end, "me", "because")
         return
-    with pytest.raises(Conflict, match="cannot become|already"), database.begin() as connection:
+    with pytest.raises(Conflict, match=r"cannot become|already"), database.begin() as connection:
         transition(connection, version, end, "me", "because")
     assert registry.get(version.name).stage is start
     assert registry.events(version.name) == before
@@ -64,10 +64,11 @@ def test_an_unknown_version(database):
         transition(connection, "nobody@0123456789ab", Stage.ARCHIVED)
 
 
-@pytest.mark.parametrize(
-    ("use", "message"), [("target", "about to be served by"), ("version", "is served by"), ("previous", "for a way back")]
-)
-def test_a_version_in_use_is_not_archived(registry, routes, push, use, message):
+USES = {"target": "about to be served by", "version": "is served by", "previous": "for a way back"}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_version_in_use_is_not_archived(registry, routes, push, use):
     first, second = push(seed=1), push(seed=2)
     routes.set_target("support", first.name)
     if use != "target":
@@ -75,7 +76,7 @@ def test_a_version_in_use_is_not_archived(registry, routes, push, use, message):
     if use == "previous":
         routes.set_target("support", second.name)
         routes.commit_target("support", 60, 0)
-    with pytest.raises(Conflict, match=f"{message}.* route support"):
+    with pytest.raises(Conflict, match=rf"{USES[use]}.* route support"):
         registry.archive(first.name)
 
 
@@ -84,7 +85,8 @@ def test_nobody_else_writes_a_stage():
     writers = set()
     for path in tree.python_files(*tree.PACKAGES):
         for node in ast.walk(tree.parse(path)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "values":
-                if any(keyword.arg == "stage" for keyword in node.keywords):
-                    writers.add(path.as_posix())
+            called = node.func if isinstance(node, ast.Call) else None
+            values = isinstance(called, ast.Attribute) and called.attr == "values"
+            if values and any(keyword.arg == "stage" for keyword in node.keywords):
+                writers.add(path.as_posix())
     assert writers == {"adapters/promotion.py"}

@@ -34,7 +34,7 @@ def test_create_get_and_list(routes):
     "name", ["", "A", "a--b", "-a", "a-", "a_b", "a b", "a/b", "ä", "a\n", "auto", "base", "a" * 181, "../x", "a@b"]
 )
 def test_names(routes, name):
-    with pytest.raises(ConfigError, match="is not a route name|is reserved"):
+    with pytest.raises(ConfigError, match=r"is not a route name|is reserved"):
         routes.create(name)
 
 

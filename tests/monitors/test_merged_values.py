@@ -14,6 +14,7 @@ from monitors import conventions as c
 from monitors import merged_values
 from monitors.merged_values import merge
 from monitors.shared_values import SharedValues
+from monitors.values_reader import read
 from tests.support.python import start_python
 
 FAILOVER = ("failovers_total", ("e",))
@@ -90,29 +91,6 @@ def test_a_damaged_accumulation_is_set_aside(tmp_path: Path, damage: bytes) -> N
     ended(tmp_path, 5)
     assert merged(tmp_path)[FAILOVER] == [5]
     assert (tmp_path / "accumulated.damaged").read_bytes() == damage
-
-
-@pytest.mark.parametrize("damage", [b"{]\n", b"[]\n", b'["add"]\n', b'["add", -1, 1, 2, 3, 4]\n', b"\xff\n", b"7\n"])
-def test_one_damaged_file_does_not_hide_the_others(tmp_path: Path, damage: bytes) -> None:
-    bad, good = SharedValues(tmp_path), SharedValues(tmp_path)
-    bad.path.with_suffix(".series").write_bytes(damage)
-    good.counter(c.FAILOVERS, "e").inc()
-    assert merged(tmp_path)[FAILOVER] == [1]
-
-
-def test_missing_and_empty_files_do_not_hide_the_others(tmp_path: Path) -> None:
-    SharedValues(tmp_path).path.with_suffix(".series").unlink()
-    os.truncate(SharedValues(tmp_path).path, 0)
-    (tmp_path / "stray.values").write_bytes(b"x")
-    SharedValues(tmp_path).counter(c.FAILOVERS, "e").inc()
-    assert merged(tmp_path) == {FAILOVER: [1]}
-
-
-def test_files_of_a_release_with_other_buckets_are_not_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = SharedValues(tmp_path)
-    values.counter(c.FAILOVERS, "e").inc()
-    monkeypatch.setattr(merged_values, "layout", lambda metric: 1)
-    assert merged(tmp_path) == {}
 
 
 def test_series_of_retired_versions_go(tmp_path: Path) -> None:
@@ -245,7 +223,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(name=st.text(max_size=5))
     def drop_everywhere(self, name: str) -> None:
-        known = any(("failovers_total", (name,)) in merged_values.read(v.path).values for v in self.living)
+        known = any(("failovers_total", (name,)) in read(v.path).values for v in self.living)
         for values in self.living:
             values.drop("engine", name, [c.FAILOVERS])
         if known:

@@ -1,16 +1,13 @@
 import errno
-import math
 import os
 import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from adapters.errors import ConfigError
 from monitors import conventions as c
-from monitors.merged_values import merge, read
+from monitors.merged_values import merge
 from monitors.shared_values import SEGMENT_SLOTS, SharedValues
 from tests.support.python import finish, start_python
 
@@ -35,20 +32,6 @@ def test_counts_are_read_by_another_reader(tmp_path: Path) -> None:
     assert found["requests_in_flight", ("support",)] == [1.0]
     counts = found["satisfaction_score", ("support", "v", "stable")]
     assert counts == [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 8.05]
-
-
-@given(st.lists(st.floats(allow_nan=True, allow_infinity=True)))
-def test_a_histogram_counts_like_its_definition(tmp_path_factory: pytest.TempPathFactory, numbers: list[float]) -> None:
-    values = SharedValues(tmp_path_factory.mktemp("values"))
-    histogram = values.histogram(c.DURATIONS, "r", "v", "stable", "chat")
-    for number in numbers:
-        histogram.observe(number)
-    good = [number for number in numbers if math.isfinite(number) and abs(number) < 1e300]
-    found = read(values.path).values["request_duration_seconds", ("r", "v", "stable", "chat")]
-    cumulative = [sum(found[: i + 1]) for i in range(len(c.DURATION))]
-    assert cumulative == [sum(number <= bound for number in good) for bound in c.DURATION]
-    assert sum(found[:-1]) == len(good)
-    assert math.isfinite(found[-1])
 
 
 def test_wrong_kind_or_labels_are_refused(tmp_path: Path) -> None:

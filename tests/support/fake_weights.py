@@ -10,7 +10,7 @@ from pathlib import Path
 from adapters.probes import Probes
 
 BASE_KEY = "the base"
-PREFIXES = ((1, 40, 41), (1, 50, 51, 52), (1, 60))
+PREFIXES = ((1, 20, 21), (1, 30, 31, 32), (1, 39))
 
 
 def weights_key(directory: Path | str) -> str:

@@ -69,7 +69,7 @@ def postgres() -> Iterator[Postgres]:
 def _command(arguments: list[object]) -> list[str]:
     """PostgreSQL refuses to run as root; and it ends when this process does, even by SIGKILL."""
     as_user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-    return ["setpriv", *as_user, "--pdeathsig=INT", *map(str, arguments)]
+    return ["setpriv", *as_user, "--pdeathsig=QUIT", *map(str, arguments)]
 
 
 def _run(arguments: list[object]) -> None:
@@ -96,8 +96,8 @@ def _start(program: Path, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGINT is PostgreSQL's fast shutdown; whatever is left of its group after that is killed."""
-    process.send_signal(signal.SIGINT)
+    """SIGQUIT is PostgreSQL's immediate shutdown: its files are deleted anyway. What is left of its group is killed."""
+    process.send_signal(signal.SIGQUIT)
     try:
         process.wait(timeout=20)
     except subprocess.TimeoutExpired:
