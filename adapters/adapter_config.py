@@ -80,7 +80,9 @@ def check_config(raw: Any, max_rank: int) -> AdapterConfig:
     alphas = [("lora_alpha", raw.get("lora_alpha")), *_patterns(raw, "alpha_pattern")]
     for key, alpha in alphas:
         _check_alpha(key, alpha, min([r, *ranks.values()]), rslora=raw.get("use_rslora") is True)
-    return AdapterConfig(raw, r, _targets(raw.get("target_modules")), ranks)
+    if raw.get("exclude_modules"):
+        _names("exclude_modules", raw["exclude_modules"])
+    return AdapterConfig(raw, r, _names("target_modules", raw.get("target_modules")), ranks)
 
 
 def _check_features(raw: dict[str, Any]) -> None:
@@ -140,11 +142,12 @@ def _patterns(raw: dict[str, Any], key: str) -> list[tuple[str, Any]]:
     return list(patterns.items())
 
 
-def _targets(value: Any) -> tuple[str, ...] | None:
+def _names(key: str, value: Any) -> tuple[str, ...] | None:
+    """A list of module names; None for a pattern, which is text."""
     if isinstance(value, str) and value:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
-        raise AdapterRejected(f"target_modules is {_show(value)}: it should be a list of module names, such as q_proj")
+        raise AdapterRejected(f"{key} is {_show(value)}: it should be a list of module names, such as q_proj")
     return tuple(sorted(set(value)))
 
 

@@ -79,6 +79,7 @@ REFUSED = {
     "pattern explosive 3": ({"alpha_pattern": {"(a|a)" * 20: 4}}, "too intricate"),
     "targets missing": ({"target_modules": None}, "a list of module names"),
     "targets empty": ({"target_modules": []}, "a list of module names"),
+    "excluded numbers": ({"exclude_modules": [1]}, "exclude_modules is .*a list of module names"),
     "targets numbers": ({"target_modules": [1]}, "a list of module names"),
     "rslora text": ({"use_rslora": "yes"}, "true or false"),
     "init number": ({"init_lora_weights": 3}, "true or false"),
