@@ -42,7 +42,8 @@ class ArmName(StrEnum):
     CANDIDATE = "candidate"
     CONTROL = "control"
     TREATMENT = "treatment"
-    PINNED = "pinned"              # asked for by its full version name, or the base by its served name
+    PINNED = "pinned"              # asked for by its full version name
+    BASE = "base"                  # the base, asked for by its served name
     NONE = ""                      # refused before it was routed
 
 

@@ -15,40 +15,26 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import mmap
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from adapters.errors import UnderstudyError
-from monitors.conventions import METRICS, RETIRE_AFTER, Metric
+from monitors.conventions import RETIRE_AFTER, Metric
 from monitors.shared_values import SERIES, VALUES, layout
+from monitors.values_reader import KNOWN, Key, Snapshot, Times, Values, is_held, read
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[str, tuple[str, ...]]        # a metric's name, label values
-Values = dict[Key, list[float]]
-Times = dict[Key, float]
 Series = tuple[tuple[str, ...], list[float]]
 
 _ACCUMULATED = "accumulated.json"
-_KNOWN = {metric.name: metric for metric in METRICS}
 _TURNS = 250                             # of 20 ms each
 _ORPHAN_AFTER = 3600.0                   # seconds: half-made files of a process killed at its start
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """What one process counted. Times in seconds since the epoch."""
-
-    values: Values = field(default_factory=dict)
-    added: Times = field(default_factory=dict)
-    dropped: Times = field(default_factory=dict)
 
 
 def merge(directory: Path, now: float | None = None) -> list[tuple[Metric, list[Series]]]:
@@ -74,11 +60,11 @@ def merge(directory: Path, now: float | None = None) -> list[tuple[Metric, list[
     for process in living:
         for key, values in process.values.items():
             if process.added[key] >= drops.get(key, 0.0):
-                _add(_KNOWN[key[0]], merged, key, values, clock)
-    by_name: dict[str, list[Series]] = {name: [] for name in _KNOWN}  # in the order of the conventions
+                _add(KNOWN[key[0]], merged, key, values, clock)
+    by_name: dict[str, list[Series]] = {name: [] for name in KNOWN}  # in the order of the conventions
     for (name, labels), values in sorted(merged.items()):
         by_name[name].append((labels, values))
-    return [(_KNOWN[name], series) for name, series in by_name.items() if series]
+    return [(KNOWN[name], series) for name, series in by_name.items() if series]
 
 
 def _read_all(directory: Path) -> tuple[list[Snapshot], list[tuple[Path, Snapshot]]]:
@@ -87,7 +73,7 @@ def _read_all(directory: Path) -> tuple[list[Snapshot], list[tuple[Path, Snapsho
     dead: list[tuple[Path, Snapshot]] = []
     for path in sorted(directory.glob("*" + VALUES)):
         try:
-            if _is_held(path):
+            if is_held(path):
                 living.append(read(path))
             else:
                 dead.append((path, read(path)))
@@ -108,56 +94,6 @@ def _add(metric: Metric, merged: Values, key: Key, values: list[float], clock: f
         before[:] = [a + b for a, b in zip(before, values, strict=True)]
 
 
-def read(path: Path) -> Snapshot:
-    """One process's series. If a slot changes hands meanwhile, the list of series has grown, and we read again."""
-    names = path.with_suffix(SERIES)
-    for _ in range(5):
-        lines = names.read_bytes()
-        values = _floats(path)
-        if names.stat().st_size == len(lines):
-            break
-    taken: dict[int, Key] = {}
-    found = Snapshot()
-    for line in lines.split(b"\n")[:-1]:      # a last line without its end was never finished
-        entry = orjson.loads(line)
-        if entry[0] == "drop":
-            key = taken.pop(entry[1], None)
-            if key is not None:
-                del found.values[key]
-                found.dropped[key] = entry[2]
-            continue
-        _, slot, at, width, checksum, name, labels = entry
-        metric = _KNOWN.get(name)
-        if metric is not None and layout(metric) == checksum and slot + width <= len(values):
-            key = (name, tuple(labels))
-            taken[slot] = key
-            found.values[key] = values[slot : slot + width]
-            found.added[key] = at
-    return found
-
-
-def _floats(path: Path) -> list[float]:
-    """One aligned 8-byte load through a mapping for each: never half an old and half a new number."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        numbers = view.cast("d")
-        try:
-            return list(numbers)
-        finally:
-            numbers.release()
-            view.release()
-
-
-def _is_held(path: Path) -> bool:
-    """True while the process that made the file lives: it holds a lock that the kernel takes away with it."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
 class _Ended:
     """accumulated.json: the counts of processes that have ended."""
 
@@ -173,7 +109,7 @@ class _Ended:
         try:
             stored = orjson.loads(self._path.read_bytes())
             for checksum, name, labels, values, at in stored["series"]:
-                metric = _KNOWN.get(name)
+                metric = KNOWN.get(name)
                 if metric is not None and layout(metric) == checksum and len(values) == metric.width:
                     self.series[name, tuple(labels)] = (values, at)
             self._folded = [name for name in stored["folded"] if (self._directory / name).exists()]
@@ -189,7 +125,7 @@ class _Ended:
         if path.name in self._folded:
             return
         for key, values in process.values.items():
-            if _KNOWN[key[0]].kind != "gauge" and process.added[key] >= drops.get(key, 0.0):
+            if KNOWN[key[0]].kind != "gauge" and process.added[key] >= drops.get(key, 0.0):
                 before = self.series.get(key, ([0.0] * len(values), now))[0]
                 self.series[key] = ([a + b for a, b in zip(before, values, strict=True)], now)
         self._folded.append(path.name)
@@ -209,7 +145,7 @@ class _Ended:
     def save(self) -> None:
         """Write what changed, then remove the files it contains. A full disk costs nothing: they stay until later."""
         if self._changed:
-            series = [[layout(_KNOWN[k[0]]), k[0], k[1], values, at] for k, (values, at) in self.series.items()]
+            series = [[layout(KNOWN[k[0]]), k[0], k[1], values, at] for k, (values, at) in self.series.items()]
             try:
                 _write(self._path, orjson.dumps({"format": 1, "folded": self._folded, "series": series}))
             except OSError as error:
@@ -222,7 +158,7 @@ class _Ended:
 
 
 def _version(key: Key) -> str:
-    labels = _KNOWN[key[0]].labels
+    labels = KNOWN[key[0]].labels
     return key[1][labels.index("version")] if "version" in labels else ""
 
 

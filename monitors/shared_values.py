@@ -199,5 +199,6 @@ class SharedValues:
 
     def close(self) -> None:
         """Let readers fold these values into those of ended processes. Handles must not be used afterwards."""
+        fcntl.flock(self._file, fcntl.LOCK_UN)           # closing is not enough: each mapping has a copy of the file
         os.close(self._log)
         os.close(self._file)

@@ -172,7 +172,7 @@ class Limiter:
         for attempt in range(_TRIES if slot >= 0 else 0):
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-            except BlockingIOError:
+            except OSError:                                      # held by another process
                 time.sleep(0 if attempt < _TRIES // 2 else 0.0001)
             else:
                 return

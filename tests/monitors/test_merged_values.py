@@ -9,9 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from adapters.errors import UnderstudyError
 from monitors import conventions as c
-from monitors import merged_values
 from monitors.merged_values import merge
 from monitors.shared_values import SharedValues
 from monitors.values_reader import read
@@ -141,30 +139,6 @@ def test_leavings_of_a_process_killed_at_its_start_are_removed(tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir()} == {
         living.path.name, living.path.with_suffix(".series").name, "readers.lock",
     }  # fmt: skip
-
-
-HOLDER = """
-import fcntl, sys
-file = open(sys.argv[1], "a")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.readline()
-"""
-
-
-def test_a_stuck_reader_is_reported_and_a_killed_one_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended(tmp_path)
-    holder = start_python(HOLDER, tmp_path / "readers.lock")
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr(merged_values, "_TURNS", 3)
-        with pytest.raises(UnderstudyError, match="does not finish"):
-            merge(tmp_path)
-    finally:
-        holder.kill()
-        holder.communicate()
-    assert merged(tmp_path)[FAILOVER] == [1]
 
 
 READER = """

@@ -9,11 +9,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from adapters.errors import ConfigError
+from adapters.errors import ConfigError, UnderstudyError
 from monitors import conventions as c
+from monitors import merged_values
 from monitors.metrics import Recorder
-from monitors.metrics_server import MetricsServer, start_metrics_server
+from monitors.metrics_server import MetricsServer, exposition, start_metrics_server
 from monitors.shared_values import SharedValues
+from tests.support.python import start_python
 
 HOSTILE = 'a"b\\c\nd{}=,#é💥'
 
@@ -96,6 +98,30 @@ def test_unreadable_metrics_are_a_503_that_says_why(server: MetricsServer, direc
     status, _, text = get(server, "/metrics")
     assert status == 503
     assert "metrics cannot be read from" in text
+
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_stuck_reader_is_reported_and_a_killed_one_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SharedValues(tmp_path).counter(c.FAILOVERS, "e").inc()
+    holder = start_python(HOLDER, tmp_path / "readers.lock")
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setattr(merged_values, "_TURNS", 3)
+        with pytest.raises(UnderstudyError, match="does not finish"):
+            exposition(tmp_path)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert b'understudy_failovers_total{engine="e"} 1.0' in exposition(tmp_path)[0]
 
 
 def test_a_hostile_client_does_not_stop_others(server: MetricsServer) -> None:
