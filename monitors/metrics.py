@@ -80,6 +80,8 @@ class Recorder:
         self._children: dict[tuple[str, str, str, str], RequestMetrics] = {}
         self._gone: dict[str, float] = {}                # version → when it left the routes
         self._lock = threading.Lock()
+        # Made here: series are made by the loop's thread only, and these count from others.
+        self._dropped = {str(kind): values.counter(c.EVENTS_DROPPED, kind) for kind in c.EventKind}
         self._confirmed = values.gauge(c.SNAPSHOT_AGE)
         self._confirmed.set(time.monotonic())
         if release:
@@ -136,7 +138,7 @@ class Recorder:
     def events_dropped(self, kind: str, count: int = 1) -> None:
         """Records were lost; from any thread. `kind` is an EventKind."""
         with self._lock:
-            self._values.counter(c.EVENTS_DROPPED, kind).inc(count)
+            self._dropped[kind].inc(count)
 
     def snapshot_age(self, seconds: float) -> None:
         """The routing state was known to be current `seconds` ago; the age grows by itself until said again.

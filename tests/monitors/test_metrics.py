@@ -117,7 +117,7 @@ def test_drops_are_counted_from_any_thread(tmp_path: Path, recorder: Recorder) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert merged(tmp_path)["events_dropped_total"] == {("response",): [20_000]}
+    assert merged(tmp_path)["events_dropped_total"] == {("response",): [20_000], ("feedback",): [0]}
 
 
 def test_the_snapshots_age_grows_by_itself(tmp_path: Path, recorder: Recorder) -> None:
