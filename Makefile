@@ -41,7 +41,7 @@ bench: $(INSTALLED) ## what the gateway costs beside nginx and other relays, in 
 	@settings=$$(deploy/test_packages.sh nginx) && eval "$$settings" && exec $(RUN) -m deploy.bench $(ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy --strict, import contracts
-	@echo "ruff" && $(RUN) -m ruff check .
+	@echo "ruff" && $(RUN) -m ruff check --output-format concise .
 	@echo "mypy" && $(RUN) -m mypy && $(RUN) -m mypy -p deploy
 	@echo "import contracts" && $(VENV)/bin/lint-imports
 

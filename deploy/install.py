@@ -88,7 +88,7 @@ class Steps:
             while reader.is_alive():
                 reader.join(wait)
                 if reader.is_alive():
-                    doing = _last_action(output)[: 100 if self.terminal else 200]
+                    doing = _last_action(output)[:100]
                     print(f"{self._clear()}      {time.monotonic() - started:4.0f} s  {doing}",
                           end="" if self.terminal else "\n", flush=True)
             process.wait()

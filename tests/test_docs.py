@@ -7,13 +7,14 @@ import shlex
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
 from adapters.settings import ENV_PREFIX, load
 from deploy.docs import PAGES
+from gateway import cli
 from gateway.config import Settings
 from monitors import conventions
 from tests.support import markdown, tree
@@ -33,36 +34,29 @@ def test_generated_pages_are_current(page):
     assert (ROOT / "docs" / page).read_text(encoding="utf-8") == PAGES[page](), "run `make docs`"
 
 
-def command_tree() -> click.Command:
-    """The real command, whatever gateway.cli builds it with."""
-    from gateway import cli
-
-    for value in vars(cli).values():
-        if isinstance(value, typer.Typer):
-            return typer.main.get_command(value)
-        if isinstance(value, click.Group):
-            return value
-    raise AssertionError("gateway.cli has neither a Typer app nor a click group")
+def command_tree() -> Any:
+    """The root command as Typer builds it. Typer brings its own copy of click, hence no types here."""
+    return typer.main.get_command(cli.app)
 
 
 COMMAND = re.compile(r"(?:^|[\s$;&|(/])understudy(?=\s+[a-z-])(?P<rest>[^\n`;&|#()→]*)")
 
 
-def wrong_command(root: click.Command, text: str) -> str | None:
+def wrong_command(root: Any, text: str) -> str | None:
     """What is wrong with the words after `understudy`, or None. Capitals and <…> stand for the user's own values."""
     words = [word.strip("[].,:…") for word in shlex.split(text.replace("'", " "))]
-    command, context, path = root, click.Context(root, info_name="understudy"), "understudy"
+    command, context, path = root, root.context_class(root, info_name="understudy"), "understudy"
     for word in (word for word in words if word):
         if word.startswith("-"):
             known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
             if word.split("=")[0] not in known:
                 return f"`{path}` has no option {word}"
-        elif isinstance(command, click.Group):
+        elif hasattr(command, "get_command"):
             below = command.get_command(context, word)
             if below is None:
                 return None if word.isupper() else f"`{path}` has no command {word!r}"
             command, path = below, f"{path} {word}"
-            context = click.Context(below, parent=context, info_name=word)
+            context = below.context_class(below, parent=context, info_name=word)
     return None
 
 
