@@ -9,7 +9,7 @@ from adapters.errors import ConfigError
 from monitors import conventions as c
 from monitors.merged_values import merge
 from monitors.shared_values import SEGMENT_SLOTS, SharedValues
-from tests.support.python import finish, start_python
+from tests.support.python import finish, kill, start_python
 
 
 def merged(directory: Path) -> dict[tuple[str, tuple[str, ...]], list[float]]:
@@ -194,9 +194,7 @@ def test_a_process_killed_in_the_middle_loses_nothing_it_had_counted(tmp_path: P
         for _ in range(3):
             said = float(process.stdout.readline())
             merged(tmp_path)
-        process.kill()
-        rest, _ = process.communicate()
-        said = float(rest.split("\n")[-2]) if rest.count("\n") else said
+        said = float([said, *kill(process).split()][-1])
         total = merged(tmp_path)["failovers_total", ("e",)][0]
         assert seen + said <= total <= seen + said + 1000
         seen = total

@@ -26,3 +26,12 @@ def finish(process: "subprocess.Popen[str]", timeout: float = 60.0) -> str:
         raise
     assert process.returncode == 0, output
     return output
+
+
+def kill(process: "subprocess.Popen[str]") -> str:
+    """kill -9, and the whole lines it had still printed. (communicate() would miss what readline() had buffered.)"""
+    process.kill()
+    assert process.stdout is not None
+    rest = process.stdout.read()
+    process.communicate()
+    return rest[: rest.rfind("\n") + 1]

@@ -14,7 +14,7 @@ from adapters.errors import DatabaseError
 from adapters.response_store import ResponseStore
 from gateway.data_plane import events
 from gateway.data_plane.events import FEEDBACK_COLUMNS, RESPONSE_COLUMNS, EventWriter
-from tests.support.python import start_python
+from tests.support.python import kill, start_python
 
 
 def response(number: int = 0, **changes: Any) -> tuple[Any, ...]:
@@ -197,8 +197,7 @@ def test_kill_9_loses_at_most_the_last_moment_and_damages_nothing(tmp_path: Path
     assert process.stdout is not None
     while int(process.stdout.readline()) < 2000:
         pass
-    process.kill()
-    process.communicate()
+    kill(process)
     with database.read() as connection:
         ids = connection.execute(select(tables.responses.c.response_id).order_by(tables.responses.c.id)).scalars().all()
     assert ids == [f"id-{number}" for number in range(len(ids))]

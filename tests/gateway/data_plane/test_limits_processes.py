@@ -9,7 +9,7 @@ import pytest
 from adapters.errors import ConfigError
 from gateway.data_plane.auth import Principal
 from gateway.data_plane.limits import Limiter
-from tests.support.python import finish, start_python
+from tests.support.python import finish, kill, start_python
 
 WHO = Principal("owner", b"aaaa", "key-1", frozenset({"inference"}), frozenset(), 5, 0)
 ANOTHER = Principal("owner", b"aaaa", "key-2", frozenset({"inference"}), frozenset(), 5, 0)
@@ -55,11 +55,10 @@ def test_exact_for_tokens_although_one_process_is_killed(tmp_path: Path) -> None
     assert killed.stdout.readline() == "ready\n"
     killed.stdin.write("go\n")
     killed.stdin.flush()
-    while int(killed.stdout.readline()) < 1000:
-        pass
-    killed.kill()
-    rest, _ = killed.communicate()
-    said = int(rest.split("\n")[-2]) if rest.count("\n") else 1000
+    said = 0
+    while said < 1000:
+        said = int(killed.stdout.readline())
+    said = int([said, *kill(killed).split()][-1])
     process = start_python(HAMMER, tmp_path / "limits", 0, 30_000, 11_000)
     output, _ = process.communicate("go\n", timeout=60)
     left = int(output.split()[-1])
