@@ -33,20 +33,23 @@ policy=/usr/sbin/policy-rc.d
 forbid_services() { [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null && $as_root chmod 755 $policy && made_policy=1; }; }
 allow_services() { [ -z "${made_policy:-}" ] || { $as_root rm -f $policy; made_policy=; }; }
 
+apt() {
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" </dev/null >>"$log" 2>&1
+}
+
 install_packages() {
     say "installing $* with apt-get ..."
     trap allow_services EXIT INT TERM
     forbid_services
-    local log
     log=$(mktemp)
-    { $as_root apt-get -q update && $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-        -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@"; } </dev/null >"$log" 2>&1
-    local status=$?
-    [ $status -eq 0 ] || failure="apt-get failed: $(grep -E '^(E|Err):' "$log" | tail -1 | sed -E 's#https?://[^ ]*##g')"
+    apt update
+    if ! apt install --no-install-recommends "$@"; then # one that is not to be had must not keep the others out
+        for package in "$@"; do apt install --no-install-recommends "$package"; done
+        failure="apt-get failed: $(grep -E '^(E|Err):' "$log" | tail -1 | sed -E 's#https?://[^ ]*##g')"
+    fi
     rm -f "$log"
     allow_services
     if [ -d /run/systemd/system ]; then $as_root systemctl disable -q "$@" 2>/dev/null; fi
-    return $status
 }
 
 names=() packages=()
