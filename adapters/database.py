@@ -82,6 +82,8 @@ class Database:
             yield
         except SQLAlchemyError as error:
             raise DatabaseError(translate(error, f"database {self.where}")) from error
+        except UnicodeEncodeError as error:  # half a surrogate pair, as from a command line that is not UTF-8
+            raise DatabaseError(f"database {self.where}: a text to be stored is not valid Unicode") from error
 
     def schema(self) -> str | None:
         """The revision of the schema in the database; None while there is none. Raises DatabaseError."""

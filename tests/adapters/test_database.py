@@ -243,3 +243,13 @@ def test_a_full_disk_says_so_and_loses_nothing(small_disk):
         bump(connection, "before")
     assert value(database, "before") == 2
     database.close()
+
+
+@pytest.mark.parametrize("text", ["half \udc80", "NUL \0"])
+def test_text_that_cannot_be_stored_gives_one_line(database, text):
+    """SQLite stores NUL; PostgreSQL does not."""
+    if "\0" in text and database.dialect == "sqlite":
+        return
+    with pytest.raises(DatabaseError, match="not valid Unicode|NUL") as caught, database.begin() as connection:
+        connection.execute(tables.routes.insert().values(name="r", description=text))
+    assert "\n" not in str(caught.value)

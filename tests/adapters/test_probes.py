@@ -68,7 +68,9 @@ def test_a_non_finite_answer_is_named_before_anything_else(bad, where):
     assert compare(PROBES, *args).verdict is Verdict.NON_FINITE
 
 
-@pytest.mark.parametrize("observed", [[], [None, None], [dict(ADAPTER[0])], [dict(ADAPTER[0]), {}], [*ADAPTER, {1: -1.0}]])
+@pytest.mark.parametrize(
+    "observed", [[], [None, None], [dict(ADAPTER[0])], [dict(ADAPTER[0]), {}], [*ADAPTER, {1: -1.0}]]
+)
 def test_no_evidence_is_never_a_match(observed):
     result = compare(PROBES, observed)
     assert result.verdict is Verdict.MISSING

@@ -45,6 +45,12 @@ def test_a_push_registers_a_version_and_its_route(registry, routes, artifacts, b
     artifacts.verify(version.digest)
 
 
+def test_any_json_of_a_trainer_can_be_stored(registry, push):
+    lineage = {"text": "half \ud800 and NUL \0 and 👍", "big": 2**70, "list": [None, True, 1e300], "": {}}
+    version = push(lineage=lineage)
+    assert registry.get(version.name).lineage == {**lineage, "pushed_by": "tests"}
+
+
 def test_what_is_stored_is_what_an_engine_can_load(artifacts, base, push, tmp_path):
     """The stored folder is itself an adapter with the same digest."""
     from adapters.manifest import check_adapter
