@@ -31,14 +31,14 @@ class HotCycle:
     """One inference request on one connection. Has the attributes that uvicorn's protocol expects of a cycle."""
 
     __slots__ = (
-        "_chunked", "_protocol", "_started", "body", "disconnected", "endpoint", "http_1_0", "keep_alive",
+        "_chunked", "_head", "_protocol", "body", "disconnected", "endpoint", "http_1_0", "keep_alive",
         "message_event", "more_body", "producer", "response_complete", "size",
     )  # fmt: skip
 
     def __init__(self, protocol: HotProtocol, endpoint: Endpoint, keep_alive: bool, http_1_0: bool) -> None:
         self._protocol = protocol
         self._chunked = False
-        self._started = False
+        self._head = b""
         self.endpoint = endpoint
         self.keep_alive = keep_alive
         self.http_1_0 = http_1_0
@@ -56,7 +56,6 @@ class HotCycle:
         """See Downstream."""
         if self.disconnected:
             return
-        self._started = True
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         sized = False
         for name, value in (*headers, *self._protocol.server_state.default_headers):
@@ -72,18 +71,22 @@ class HotCycle:
             self._chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self._protocol.transport.write(b"".join(lines))
+        self._head = b"".join(lines)
+        if not sized:
+            self._flush_head()  # a stream's client learns at once that it was accepted
 
     def write(self, data: bytes) -> None:
         """See Downstream."""
         if data and not self.disconnected:
-            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            head, self._head = self._head, b""  # one system call for a whole answer
+            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else head + data)
 
     def finish(self) -> None:
         """See Downstream."""
         self.producer = None
         if self.response_complete or self.disconnected:
             return
+        self._flush_head()
         if self._chunked:
             self._protocol.transport.write(b"0\r\n\r\n")
         self.response_complete = True
@@ -93,6 +96,11 @@ class HotCycle:
         if not self.keep_alive:
             self._protocol.transport.close()
         self._protocol.on_response_complete()
+
+    def _flush_head(self) -> None:
+        head, self._head = self._head, b""
+        if head:
+            self._protocol.transport.write(head)
 
     # -- for the protocol -----------------------------------------------------------------------------------------
 
