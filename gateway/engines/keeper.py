@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     try:
-        child = subprocess.Popen(  # noqa: S603 - the supervisor's own command
+        child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             # One thread so far, so running Python between fork and exec is safe.

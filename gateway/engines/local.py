@@ -28,6 +28,7 @@ class LocalEngine:
     url: str
     state: str                       # starting, ready, down, stopped
     supervisor: int                  # process id
+    pid: int = 0                     # of the vLLM's API server, once it is ready
     boot: str = ""                   # of the running vLLM, once it is ready
     since: float = 0.0               # seconds since the epoch
     error: str = ""

@@ -84,6 +84,15 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def first_child(process: int) -> int:
+    """The process that `process` started first; 0 when there is none."""
+    try:
+        listed = (_PROC / str(process) / "task" / str(process) / "children").read_text(encoding="ascii").split()
+    except OSError:
+        return 0
+    return int(listed[0]) if listed else 0
+
+
 def _signal_all(processes: list[int], number: int) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -17,7 +17,7 @@ from gateway.engines.client import EngineClient
 from gateway.engines.command import VllmPackage, build_command, socket_path
 from gateway.engines.local import LocalEngine, read_state, replica_name, supervise, take_restart_request, write_state
 from gateway.engines.process import EngineProcess, Report
-from gateway.engines.sessions import end_recorded
+from gateway.engines.sessions import end_recorded, first_child
 
 _LOOK_EVERY = 0.5            # seconds between looks at a running engine
 _SILENCE = 60.0              # seconds without any answer to /health after which an engine is taken for hung
@@ -65,11 +65,11 @@ class EngineSupervisor:
                 if stop.is_set():
                     break
                 delay = self._backoff.after(time.monotonic() - started)
-                self._write(state="down", error=error)
+                self._write(state="down", pid=0, error=error)
                 self._report(f"{self._state.name}: {error}; starting again in {delay:.1f} s")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), delay)
-            self._write(state="stopped", session=None, boot="")
+            self._write(state="stopped", session=None, boot="", pid=0)
 
     async def _one_life(self, stop: asyncio.Event) -> str:
         """Start, watch, end. Returns why it ended."""
@@ -91,9 +91,10 @@ class EngineSupervisor:
             await process.stop()
 
     async def _live(self, process: EngineProcess) -> str:
-        self._write(url=process.url, state="starting", boot="", error="")
+        self._write(url=process.url, state="starting", boot="", pid=0, error="")
         try:
-            self._write(session=await process.start())
+            session = await process.start()
+            self._write(session=session)
             await process.wait_ready(parse_duration(self._site.settings.ready_timeout), self._report)
         except EngineUnavailable as error:
             killed = process.exit_status is not None and not 0 <= process.exit_status < 128
@@ -104,7 +105,7 @@ class EngineSupervisor:
         async with EngineClient(process.url) as client:
             boot = (await client.metrics()).boot
             self._was_ready = True
-            self._write(state="ready", boot=boot)
+            self._write(state="ready", boot=boot, pid=first_child(session.leader))
             self._report(f"{self._state.name}: ready at {process.url}")
             ended = asyncio.create_task(process.wait())
             try:

@@ -18,7 +18,7 @@ from gateway.engines.sessions import SessionRecord
 
 
 def test_state_is_read_as_written(data_dir: Path):
-    state = LocalEngine("engine-0", "unix:/s", "ready", 7, "1.5", 2.0, "", SessionRecord(8, "99", "boot"))
+    state = LocalEngine("engine-0", "unix:/s", "ready", 7, 9, "1.5", 2.0, "", SessionRecord(8, "99", "boot"))
     assert read_state(data_dir, 0) is None
     write_state(data_dir, 0, state)
     assert read_state(data_dir, 0) == state
