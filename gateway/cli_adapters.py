@@ -11,6 +11,7 @@ import typer
 
 from gateway.cli_keys import db_app, key_app
 from gateway.cli_routes import route_app
+from gateway.cli_serve import verify_command
 from gateway.cli_support import (
     ConfigFile,
     Json,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["adapter_app", "db_app", "key_app", "route_app"]
 
-adapter_app = command_group("Push, list and retire adapter versions.")
+adapter_app = command_group("Push, list, verify and retire adapter versions.")
+adapter_app.command("verify")(reported(verify_command))
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="such as support@3f2a9c1b7d20")]
 
 

@@ -193,7 +193,8 @@ class ReplicaAgent:
 
     def _down(self, error: str) -> None:
         if self.seen.up or self.seen.error != error:
-            log.warning("%s is down: %s", self.name, error)
+            level = logging.WARNING if self.seen.up else logging.INFO  # one that is only starting is not news
+            log.log(level, "%s is down: %s", self.name, error)
         self.seen = Observation(up=False, boot=self.seen.boot, error=error)
 
     def _forget_failures(self) -> None:
