@@ -102,6 +102,7 @@ def uvicorn(module: str) -> Start:
     return start
 
 
+UNDERSTUDY = (sys.executable, "-m", "gateway.cli")
 CONFIGURATION = """\
 data_dir = "{folder}/state"
 [gateway]
@@ -132,10 +133,10 @@ def understudy(site: Site) -> Iterator[Running]:
     )  # fmt: skip
     command(config, "db", "upgrade")
     key = command(config, "key", "create", "--scope", "inference,operator").strip().splitlines()[-1].split()[-1]
-    program, controller_log, log = understudy_program(), site.folder / "controller.log", site.folder / "serve.log"
+    controller_log, log = site.folder / "controller.log", site.folder / "serve.log"
     with (
-        started([program, "controller", "-c", str(config)], controller_log, site.side_core) as controller,
-        started([program, "serve", "-c", str(config)], log, site.core) as server,
+        started([*UNDERSTUDY, "controller", "-c", str(config)], controller_log, site.side_core) as controller,
+        started([*UNDERSTUDY, "serve", "-c", str(config)], log, site.core) as server,
     ):
         wait_ready(server, log, url, "/readyz")
         wait_ready(server, log, url, f"/v1/models/{ROUTE}", key)
@@ -144,16 +145,11 @@ def understudy(site: Site) -> Iterator[Running]:
         yield Running(url, server.pid, ROUTE, key)
 
 
-def understudy_program() -> str:
-    """The command beside this Python."""
-    return str(Path(sys.executable).with_name("understudy"))
-
-
 def command(config: Path, *words: str) -> str:
     """Run one of our own commands. Raises CouldNotStart with its error line."""
     try:
         done = subprocess.run(
-            [understudy_program(), *words, "-c", str(config)], capture_output=True, text=True, timeout=60, check=False
+            [*UNDERSTUDY, *words, "-c", str(config)], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CouldNotStart(f"understudy {' '.join(words)}: {error}") from None

@@ -1,7 +1,7 @@
 """A stand-in for vLLM that costs next to nothing: `python -m deploy.bench.upstream PORT`.
 
 It answers chat completions with a fixed text, or with a stream of 64 chunks 5 ms apart, echoes the model and the
-request id as vLLM does, and has the routes the controller needs: models, load and unload of adapters, health.
+request id as vLLM does, and has the routes the controller needs: models, load and unload of adapters, health, metrics.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from typing import Any
 
 import httptools
@@ -21,6 +22,13 @@ BASE = "base"
 MODEL = re.compile(rb'"model"\s*:\s*"([^"]*)"')
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 USAGE = re.compile(rb'"include_usage"\s*:\s*true')
+STARTED = time.time()
+METRICS = f"""\
+process_start_time_seconds {STARTED}
+vllm:num_requests_running 0.0
+vllm:num_requests_waiting 0.0
+vllm:lora_requests_info{{max_lora="8",running_lora_adapters="",waiting_lora_adapters=""}} {STARTED}
+"""
 TEXT = "The answer is 46. " * 12
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -129,6 +137,8 @@ class Upstream(asyncio.Protocol):
             self.adapters[wanted["lora_name"]] = wanted["lora_path"]
         elif self.path == b"/v1/unload_lora_adapter":
             self.adapters.pop(json.loads(self.body)["lora_name"], None)
+        elif self.path == b"/metrics":
+            return answer(METRICS.encode(), b"text/plain")
         elif self.path == b"/version":
             return answer(b'{"version":"0.32.0"}')
         elif self.path not in (b"/health", b"/ping"):

@@ -168,12 +168,12 @@ def test_percentiles():
 def test_a_short_run_from_the_command_line(tmp_path):
     out = tmp_path / "deep" / "bench.json"
     command = [sys.executable, "-m", "deploy.bench", "--rounds", "2", "--seconds", "0.4", "--connections", "4"]
-    command += ["--peers", "direct,nginx,aiohttp,fastapi", "--out", str(out)]
+    command += ["--out", str(out)]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(out.read_text())
-    assert set(found["rounds"]) == {"direct", "nginx", "aiohttp", "fastapi"} and found["could_not_start"] == {}
-    for name in ("nginx", "aiohttp", "fastapi"):
+    assert found["could_not_start"] == {} and set(found["rounds"]) == set(peers.PEERS)
+    for name in ("nginx", "understudy", "aiohttp", "fastapi"):
         assert found["summary"][name]["errors"] == {}
         assert found["summary"][name]["cpu_per_request"] > 0 and found["summary"][name]["cpu_per_chunk"] > 0
     assert "| nginx, plain proxy |" in done.stdout
