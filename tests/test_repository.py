@@ -27,7 +27,6 @@ CONTROLLER = "tests/gateway/control_plane/test_controller.py"
 SERVE = "tests/gateway/data_plane/test_serve.py"
 SUPERVISOR = "tests/gateway/engines/test_supervisor.py"
 TESTED_ELSEWHERE = {
-    "adapters.sqlite_engine": "tests/adapters/test_database.py",
     **{f"gateway.control_plane.{name}": CONTROLLER for name in (
         "fleet", "lease", "metrics", "preparation", "publish", "publisher", "sites", "switching", "view", "wanted",
     )},
@@ -39,7 +38,6 @@ TESTED_ELSEWHERE = {
     "gateway.lifetime": SUPERVISOR,
     "gateway.logs": SERVE,
     "gateway.subprocesses": SUPERVISOR,
-    "trainer.demo.measure": "prints what it measured for whoever makes a new demo base",
 }  # fmt: skip
 # module → module-level state it may keep, and why.
 STATE_ALLOWED: dict[str, tuple[str, str]] = {}
