@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PREFIX = "base_model.model."
 _NAME = re.compile(re.escape(_PREFIX) + r"(?P<module>.+)\.(?P<part>lora_[AB]\.weight|lora_embedding_[AB])")
 _LAYER = re.compile(r"(?P<before>.*\blayers\.)(?P<index>\d+)\.(?P<rest>.+)")
+_LONGEST_NAME = 500  # characters; comparing longer ones for a hint would take long
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings")
 LARGEST_VALUE = 1000.0  # trained LoRA weights stay below about 10; larger ones overflow in an engine's 16 bits
 # dtype → (bytes, mask that drops the sign, bits of infinity, bits of LARGEST_VALUE). Magnitudes of IEEE floats order
@@ -37,7 +38,7 @@ def check_tensors(tensors: dict[str, TensorInfo], config: AdapterConfig, base: B
         raise AdapterRejected("adapter_model.safetensors holds no tensors: save the adapter after training")
     parts: dict[str, set[str]] = {}
     for name, tensor in tensors.items():
-        match = _NAME.fullmatch(name)
+        match = _NAME.fullmatch(name) if len(name) <= _LONGEST_NAME else None
         if not match:
             raise AdapterRejected(f"tensor {name[:200]!r} is not part of a LoRA that is served here: {_advice(name)}")
         module, part = match["module"], match["part"]

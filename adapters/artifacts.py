@@ -44,7 +44,10 @@ class ArtifactStore:
         if self._local.exists(digest):
             return self._local.path(digest)
         if self._remote is None:
-            raise ArtifactError(f"artifact {digest[:12]} is missing or damaged in {self._local.root}: push it again")
+            raise ArtifactError(
+                f"artifact {digest[:12]} is missing or damaged in {self._local.root}: push it again, or set "
+                "artifacts.url to a store that all hosts share"
+            )
         try:
             files = self._remote.files(digest)
         except Exception as error:  # likewise: each fsspec implementation has its own errors

@@ -7,28 +7,25 @@ errors leave both as DatabaseError.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Table, event, select
+from sqlalchemy import Connection, Engine, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from adapters.database_errors import translate
 from adapters.errors import ConfigError, DatabaseError
 from adapters.settings import DatabaseSettings
+from adapters.sqlite_engine import PATIENCE, file_lock, lock_of, open_engine
 from adapters.tables import metadata, revisions
 
 VERSION_TABLE = "understudy_schema"  # not Alembic's default name: another program's migrations may share the database
 MIGRATIONS = Path(__file__).parent / "migrations"
 _UPGRADE_LOCK = 0x756E6465           # PostgreSQL advisory lock that one upgrade holds
-_PATIENCE = 10                       # seconds to wait for another writer
 
 
 def open_database(settings: DatabaseSettings, data_dir: Path, *, upgrade: bool | None = None) -> Database:
@@ -38,7 +35,11 @@ def open_database(settings: DatabaseSettings, data_dir: Path, *, upgrade: bool |
     upgrades itself; PostgreSQL, which other hosts may be using, waits for `understudy db upgrade`.
     Raises ConfigError for a bad URL, DatabaseError when the database cannot be used.
     """
-    database = _open_sqlite(data_dir) if settings.url == "sqlite" else _open_postgres(settings.url)
+    if settings.url == "sqlite":
+        path = data_dir / "understudy.db"
+        database = Database(open_engine(path), lock_of(path))
+    else:
+        database = Database(_postgres_engine(settings.url))
     try:
         wanted = database.dialect == "sqlite" if upgrade is None else upgrade
         if wanted and database.schema() != head():
@@ -53,7 +54,7 @@ def open_database(settings: DatabaseSettings, data_dir: Path, *, upgrade: bool |
 class Database:
     """A pool of connections. May be used from several threads; each transaction belongs to the thread that began it."""
 
-    def __init__(self, engine: Engine, lock_file: Path | None) -> None:
+    def __init__(self, engine: Engine, lock_file: Path | None = None) -> None:
         self._reader = engine
         self._writer = engine.execution_options(understudy_write=True)
         self._lock_file = lock_file
@@ -96,7 +97,7 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the schema to this code's, in one transaction. Safe when several processes do it at once."""
-        with _file_lock(self._lock_file), self.begin() as connection:
+        with file_lock(self._lock_file) if self._lock_file else nullcontext(), self.begin() as connection:
             if self.dialect == "postgresql":
                 connection.execute(select(sqlalchemy.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
             found = _revision(connection)
@@ -165,71 +166,15 @@ def _migrate(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-@contextmanager
-def _file_lock(path: Path | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _open_sqlite(data_dir: Path) -> Database:
-    path, lock_file = data_dir / "understudy.db", data_dir / "understudy.db.lock"
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists() or path.stat().st_size == 0:
-            with _file_lock(lock_file):
-                _create_sqlite(path)
-    except OSError as error:
-        raise DatabaseError(f"database {path} cannot be created: {error.strerror}") from error
-    url = sqlalchemy.URL.create("sqlite", database=str(path))
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": _PATIENCE})
-    event.listen(engine, "connect", _prepare_sqlite_connection)
-    event.listen(engine, "begin", _begin_sqlite)
-    return Database(engine, lock_file)
-
-
-def _create_sqlite(path: Path) -> None:
-    """Make an empty private file (keys are in it) in write-ahead mode: readers never wait for a writer."""
-    import sqlite3
-
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    try:
-        connection = sqlite3.connect(path, timeout=_PATIENCE)
-        try:
-            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise DatabaseError(f"database {path} cannot be created: {error}") from error
-    if mode != "wal":
-        raise DatabaseError(f"database {path} needs a local disk (write-ahead log): move data_dir, or use PostgreSQL")
-
-
-def _prepare_sqlite_connection(connection: Any, _: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # sqlite3 begins no transactions of its own: _begin_sqlite does
-    for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    write = connection.get_execution_options().get("understudy_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _open_postgres(text: str) -> Database:
+def _postgres_engine(text: str) -> Engine:
     try:
         url = sqlalchemy.make_url(text)
         if url.drivername not in ("postgresql", "postgresql+psycopg"):
             raise ConfigError(f'database.url is for {url.drivername}: write "sqlite" or "postgresql+psycopg://user@host/name"')
-        options = f"{url.query.get('options', '')} -c lock_timeout={_PATIENCE * 1000}".strip()
-        patience: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": _PATIENCE * 1000, "options": options}
+        options = f"{url.query.get('options', '')} -c lock_timeout={PATIENCE * 1000}".strip()
+        patience: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": PATIENCE * 1000, "options": options}
         given = {key: value for key, value in patience.items() if key == "options" or key not in url.query}
-        engine = sqlalchemy.create_engine(
-            url.set(drivername="postgresql+psycopg"), connect_args=given, pool_pre_ping=True, pool_recycle=1800
-        )
-    except ArgumentError:
+        url = url.set(drivername="postgresql+psycopg")
+        return sqlalchemy.create_engine(url, connect_args=given, pool_pre_ping=True, pool_recycle=1800)
+    except (ArgumentError, ValueError):
         raise ConfigError('database.url is no URL: write "sqlite" or "postgresql+psycopg://user@host/name"') from None
-    return Database(engine, None)

@@ -49,7 +49,10 @@ def check_adapter(
 
     `max_rank`: the engines' --max-lora-rank. `max_bytes`: the largest accepted tensor file.
     """
-    paths = _find_files(directory)
+    try:
+        paths = _find_files(directory)
+    except OSError as error:  # a name too long, a folder that this user may not enter
+        raise AdapterRejected(f"{error.filename} cannot be read: {error.strerror}") from None
     config = check_config(_read_json(paths[CONFIG]), max_rank)
     manifest = _read_manifest(paths, config, base)
     weights = paths[TENSORS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -14,8 +15,8 @@ class RemoteStore:
     """`<url>/<digest>/…`; without its marker an artifact does not exist. See artifact_files.Store."""
 
     def __init__(self, url: str) -> None:
-        self.root = url.rstrip("/")
-        self._fs, self._path = _connect(self.root)
+        self.root = _public(url.rstrip("/"))
+        self._fs, self._path = _connect(url.rstrip("/"))
 
     def publish(self, digest: str, files: Mapping[str, AdapterFile]) -> None:
         """Files first, the marker last. Two publishers of one digest write the same bytes."""
@@ -108,7 +109,12 @@ def _connect(url: str) -> tuple[Any, str]:
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
-        raise ConfigError(f"artifacts.url {url}: {error}") from None
+        raise ConfigError(f"artifacts.url {_public(url)}: {error}") from None
     except ValueError as error:
-        raise ConfigError(f"artifacts.url {url} is no fsspec URL: {error}") from None
+        raise ConfigError(f"artifacts.url {_public(url)} is no fsspec URL: {error}") from None
     return fs, path.rstrip("/")
+
+
+def _public(url: str) -> str:
+    """The URL as messages may show it: without a user or password."""
+    return re.sub(r"//[^/@]*@", "//", url)

@@ -182,7 +182,7 @@ def test_foreign_keys_are_enforced(database):
         connection.execute(tables.routes.insert().values(name="r", version="nobody@0123456789ab"))
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "sqlite:///x.db", "nonsense", ""])
+@pytest.mark.parametrize("url", ["mysql://x/y", "sqlite:///x.db", "nonsense", "", "postgresql://h:port/x"])
 def test_other_urls_are_refused(url, tmp_path):
     with pytest.raises(ConfigError, match=r'^database\.url .*write "sqlite" or'):
         open_database(DatabaseSettings(url=url), tmp_path)

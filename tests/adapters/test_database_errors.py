@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from sqlalchemy import select
 
@@ -47,7 +49,7 @@ def test_a_data_dir_that_cannot_be_made(tmp_path):
 
 
 def test_a_locked_sqlite_says_so(data_dir, monkeypatch):
-    monkeypatch.setattr("adapters.database._PATIENCE", 0.1)
+    monkeypatch.setattr("adapters.sqlite_engine.PATIENCE", 0.1)
     database = open_database(DatabaseSettings(), data_dir)
     with database.begin(), pytest.raises(DatabaseError, match="locked by another process"), database.begin():
         pass
@@ -81,3 +83,37 @@ def test_text_that_cannot_be_stored_gives_one_line(database, text):
     with pytest.raises(DatabaseError, match=r"not valid Unicode|NUL") as caught, database.begin() as connection:
         connection.execute(tables.routes.insert().values(name="r", description=text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_system_that_is_read_only(small_disk):
+    open_database(DatabaseSettings(), small_disk / "data").close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    try:
+        with pytest.raises(DatabaseError, match=r"read-only|readonly|cannot be opened") as caught:
+            database = open_database(DatabaseSettings(), small_disk / "data")
+            with database.begin() as connection:
+                bump(connection, "x")
+        assert "\n" not in str(caught.value)
+        with pytest.raises(DatabaseError, match="cannot be created: Read-only file system"):
+            open_database(DatabaseSettings(), small_disk / "new")
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+
+
+@pytest.mark.postgres
+def test_a_server_that_dropped_our_connections_is_asked_again(postgres, tmp_path):
+    """A failure in the middle of a transaction is one line; the next transaction gets a new connection."""
+    database = open_database(DatabaseSettings(url=postgres.create()), tmp_path, upgrade=True)
+    drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'"
+    postgres.execute(drop)
+    assert value(database, "x") is None
+    with pytest.raises(DatabaseError) as caught, database.begin() as connection:
+        bump(connection, "x")
+        postgres.execute(drop)
+        bump(connection, "x")
+    assert "\n" not in str(caught.value)
+    assert value(database, "x") is None
+    with database.begin() as connection:
+        bump(connection, "x")
+    assert value(database, "x") == 1
+    database.close()
