@@ -21,7 +21,13 @@ TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "pick",
-        "parameters": {"type": "object", "properties": {"n": {"type": "integer", "enum": [1, 2]}}, "required": ["n"]},
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"n": {"type": "integer", "enum": [1, 2]}},
+            "required": ["n"],
+            "additionalProperties": False,
+        },
     },
 }
 
@@ -86,7 +92,7 @@ def test_structured_output(client: openai.OpenAI) -> None:
 
 def test_a_named_tool(client: openai.OpenAI) -> None:
     choice = {"type": "function", "function": {"name": "pick"}}
-    answer = chat(client, tools=[TOOL], tool_choice=choice, max_tokens=64)
+    answer = chat(client, tools=[TOOL], tool_choice=choice, max_tokens=120)
     call = answer.choices[0].message.tool_calls[0].function
     assert call.name == "pick" and json.loads(call.arguments)["n"] in (1, 2)
 
@@ -127,7 +133,9 @@ def test_the_base_and_another_route_answer_differently(client: openai.OpenAI) ->
         ({"extra_body": {"priority": 1}}, openai.BadRequestError, "unsupported_parameter"),
     ],
 )
-def test_errors_by_class(client: openai.OpenAI, options: dict[str, Any], error: type[openai.APIStatusError], code: str | None) -> None:
+def test_errors_by_class(
+    client: openai.OpenAI, options: dict[str, Any], error: type[openai.APIStatusError], code: str | None
+) -> None:
     for stream in (False, True):
         with pytest.raises(error) as caught:
             chat(client, **(options | {"stream": stream}))
@@ -158,7 +166,9 @@ async def test_async_concurrency(later: openai.AsyncOpenAI) -> None:
     async def one(i: int) -> str:
         model, mark = (("support", "A:"), ("other", "B:"))[i % 2]
         text = ""
-        async with await later.chat.completions.create(model=model, messages=ASK, max_tokens=16, stream=True, temperature=0) as s:
+        async with await later.chat.completions.create(
+            model=model, messages=ASK, max_tokens=16, stream=True, temperature=0
+        ) as s:
             async for chunk in s:
                 text += chunk.choices[0].delta.content or ""
         assert text.startswith(mark), text
@@ -169,7 +179,9 @@ async def test_async_concurrency(later: openai.AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_cancelling_stops_the_engine_within_a_second(stack: Stack, later: openai.AsyncOpenAI, stream: bool) -> None:
+async def test_cancelling_stops_the_engine_within_a_second(
+    stack: Stack, later: openai.AsyncOpenAI, stream: bool
+) -> None:
     long: Any = {"model": "support", "messages": ASK, "max_tokens": 230, "extra_body": {"ignore_eos": True}, "n": 4}
 
     async def ask() -> None:

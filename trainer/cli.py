@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-PORTS = (8080, 8082, 8081)    # gateway, metrics, control: the defaults of understudy.toml
+PORTS = (8080, 8082, 8081)  # gateway, metrics, control: the defaults of understudy.toml
 
 
 def demo_command(

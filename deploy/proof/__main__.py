@@ -24,7 +24,7 @@ from typing import Any
 from trainer.demo.stack import Stack, make_adapters, running_stack, until
 from trainer.demo.users import Users, moved_back
 
-SPREAD = 1.0              # seconds between two swaps
+SPREAD = 1.0  # seconds between two swaps
 
 
 async def swaps_under_load(stack: Stack, users: int, swaps: int, requests: int) -> dict[str, Any]:
@@ -58,7 +58,9 @@ async def swaps_under_load(stack: Stack, users: int, swaps: int, requests: int) 
         "users_moved_back": moved_back(seen, history),
         "seconds_from_swap_to_first_answer_median": round(sorted(took)[len(took) // 2], 3),
         "seconds_from_swap_to_first_answer_max": round(max(took), 3),
-        "answers_by_version": {v: sum(o.version == v for o in seen) for v in {stack.versions["A"], stack.versions["B"]}},
+        "answers_by_version": {
+            v: sum(o.version == v for o in seen) for v in {stack.versions["A"], stack.versions["B"]}
+        },
     }
 
 

@@ -45,8 +45,7 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = directory / "understudy.toml"
         self.config.write_text(
-            f'data_dir = "{self.data_dir}"\n{config}\n'
-            + ("" if "[gateway]" in config else "[gateway]\n")
+            f'data_dir = "{self.data_dir}"\n{config}\n' + ("" if "[gateway]" in config else "[gateway]\n")
         )
         overrides = {"PORT": self.port, "METRICS_PORT": self.metrics_port, "WORKERS": workers}
         self.environment = os.environ | {f"UNDERSTUDY_GATEWAY__{k}": str(v) for k, v in overrides.items()}
@@ -62,7 +61,9 @@ class Gateway:
         assign = self.fleet.assignment
         arms = [Arm(assign("support", version, "stable", 1 - share), "stable", version, version, share, 1.0, names)]
         if share:
-            arms.insert(0, Arm(assign("support", OTHER, "candidate", share), "candidate", OTHER, OTHER, 0.0, share, names))
+            arms.insert(
+                0, Arm(assign("support", OTHER, "candidate", share), "candidate", OTHER, OTHER, 0.0, share, names)
+            )
         base = PinnedVersion(assign("base", BASE, "base", 1.0), BASE, "base", names)
         pinned = (PinnedVersion(assign("support", STABLE, "pinned", 1.0), STABLE, STABLE, names),)
         endpoints = tuple(Endpoint(name, url) for name, url in engines.items())
@@ -71,10 +72,19 @@ class Gateway:
 
     def start(self, ready: str = "/healthz") -> Gateway:
         """Start and wait until it answers."""
-        command = [sys.executable, "-c", "import typer; from gateway.data_plane.server import serve_command as s; typer.run(s)"]
+        command = [
+            sys.executable,
+            "-c",
+            "import typer; from gateway.data_plane.server import serve_command as s; typer.run(s)",
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "-c", str(self.config)], env=self.environment, stderr=log, stdout=log, cwd="/", start_new_session=True
+                [*command, "-c", str(self.config)],
+                env=self.environment,
+                stderr=log,
+                stdout=log,
+                cwd="/",
+                start_new_session=True,
             )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -159,7 +169,11 @@ async def scripted_engine(script: Script, port: int = 0) -> AsyncIterator[str]:
 def json_answer(body: Any, status: str = "200 OK") -> bytes:
     """A whole JSON answer."""
     text = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
-    return b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (status.encode(), len(text), text)
+    return b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+        status.encode(),
+        len(text),
+        text,
+    )
 
 
 def completion(asked: Asked, text: str = "hello") -> dict[str, Any]:

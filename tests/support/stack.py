@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
 from trainer.demo.stack import Stack, make_adapters, running_stack
 
-__all__ = ["Stack", "make_adapters", "running_stack"]
+__all__ = ["Stack", "marker_adapters", "stack"]
+
+
+@pytest.fixture(scope="session")
+def marker_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters A and B, whose every answer begins with `A:` or `B:`. UNDERSTUDY_TEST_ADAPTERS names ready-made ones."""
+    ready = os.environ.get("UNDERSTUDY_TEST_ADAPTERS")
+    return make_adapters(Path(ready) if ready else tmp_path_factory.mktemp("markers"))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Path]) -> Iterator[Stack]:
+    """`understudy up` with one engine; `support` serves A, `other` serves B."""
+    with running_stack(tmp_path_factory.mktemp("stack"), marker_adapters) as running:
+        yield running

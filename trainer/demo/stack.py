@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_WITHIN = 300.0      # seconds for the engines to load and the first snapshot to be published
+READY_WITHIN = 300.0  # seconds for the engines to load and the first snapshot to be published
 
 CONFIG = """\
 data_dir = "{directory}/data"
@@ -35,6 +35,11 @@ replicas = {replicas}
 max_loras = 4
 max_cpu_loras = 8
 max_model_len = 256
+# Tools and JSON schemas, with the least white space: the demo's model would fill its context with spaces.
+extra_args = [
+    "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
+    "--structured-outputs-config", '{{"backend": "xgrammar", "disable_any_whitespace": true}}',
+]
 [[route]]
 name = "support"
 [[route]]

@@ -27,10 +27,10 @@ from trainer.demo.adapters import make_adapter
 from trainer.demo.stack import Stack
 from trainer.demo.users import Users, moved_back
 
-HELD_OUT = 300            # prompts per accuracy figure
+HELD_OUT = 300  # prompts per accuracy figure
 SWAPS = 10
 USERS = 8
-MARK = "B:"               # how every answer of the second adapter begins
+MARK = "B:"  # how every answer of the second adapter begins
 
 Say = Callable[[str], None]
 

@@ -29,9 +29,9 @@ class Observation:
     user: str
     began: float
     ended: float
-    outcome: str                   # ok, unavailable (503 with Retry-After), stream-error, http-NNN, transport:…
+    outcome: str  # ok, unavailable (503 with Retry-After), stream-error, http-NNN, transport:…
     version: str = ""
-    right: bool = True             # the text is the named version's
+    right: bool = True  # the text is the named version's
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Users:
 
     stack: Stack
     count: int
-    is_right: Callable[[str, str], bool]      # (text, version that the header names)
+    is_right: Callable[[str, str], bool]  # (text, version that the header names)
     observations: list[Observation] = field(default_factory=list)
     stopping: bool = False
 
