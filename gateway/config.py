@@ -39,8 +39,8 @@ class GatewaySettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback keys are required")
     port: Port = Field(8080, description="port of the OpenAI-compatible API")
     workers: int = Field(1, ge=1, le=256, description="uvicorn worker processes")
-    metrics_port: Port = Field(8082, description="private loopback port with /metrics over all workers of this host; 0 = none")
-    require_keys: bool = Field(False, description="refuse requests without an API key; enforced on any non-loopback host")
+    metrics_port: Port = Field(8082, description="private loopback port: /metrics over all workers here; 0 = none")
+    require_keys: bool = Field(False, description="refuse requests without an API key; enforced beyond loopback")
     max_body_bytes: int = Field(8 * 1024**2, ge=1024, description="largest accepted request body")
     max_n: int = Field(16, ge=1, description="largest accepted `n`")
     connect_timeout: Duration = Field("2s", description="longest wait for a connection to an engine")
@@ -57,7 +57,7 @@ class ControlSettings(Section):
 
     host: str = Field("127.0.0.1", description="address of the operator API")
     port: Port = Field(8081, description="port of the operator API")
-    operator_token: str = Field("", description="bearer token; empty = generated at first start into data_dir/operator.token")
+    operator_token: str = Field("", description="bearer token; empty = made at first start, in data_dir/operator.token")
     interval: Duration = Field("500ms", description="how often every engine is compared with what it should hold")
 
 

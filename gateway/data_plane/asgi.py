@@ -14,8 +14,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-HIGH_WATER = 256 * 1024       # bytes waiting for a slow client before the engine is no longer read
-BODY_TIMEOUT = 60.0           # seconds a client may take to send its body
+HIGH_WATER = 256 * 1024  # bytes waiting for a slow client before the engine is no longer read
+BODY_TIMEOUT = 60.0  # seconds a client may take to send its body
 
 
 class ClientLeft(Exception):
@@ -126,5 +126,3 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
     """One complete answer."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-

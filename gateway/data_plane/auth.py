@@ -17,19 +17,19 @@ from adapters.types import ApiKey
 from gateway.errors import forbidden, invalid_key
 
 INFERENCE, OPERATOR = "inference", "operator"
-KEY_FORM = b"us-"                  # how adapters.keys begins every secret
+KEY_FORM = b"us-"  # how adapters.keys begins every secret
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks. `owner` scopes units and feedback; several keys may share it."""
 
-    owner: str                     # empty: anonymous
-    owner_tag: bytes               # 4 bytes, goes into response ids
-    key_id: str                    # empty: anonymous
+    owner: str  # empty: anonymous
+    owner_tag: bytes  # 4 bytes, goes into response ids
+    key_id: str  # empty: anonymous
     scopes: frozenset[str]
-    routes: frozenset[str]         # empty: every route
-    requests_per_minute: int = 0   # 0: no limit
+    routes: frozenset[str]  # empty: every route
+    requests_per_minute: int = 0  # 0: no limit
     tokens_per_minute: int = 0
 
     @property
@@ -101,5 +101,3 @@ def _principal(key: ApiKey) -> Principal:
         key.requests_per_minute,
         key.tokens_per_minute,
     )
-
-

@@ -16,7 +16,7 @@ import httptools
 
 from gateway.data_plane.push import Headers
 
-MAX_HEAD = 64 * 1024      # bytes of response headers; an engine's are a few hundred
+MAX_HEAD = 64 * 1024  # bytes of response headers; an engine's are a few hundred
 
 
 class Failure(Enum):
@@ -67,11 +67,11 @@ class Connection(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(self, released: Callable[[Connection, bool], None], lost: Callable[[Connection], None]) -> None:
-        self._released = released        # (connection, reusable) when an exchange ended
-        self._lost = lost                # when the connection is gone
+        self._released = released  # (connection, reusable) when an exchange ended
+        self._lost = lost  # when the connection is gone
         self.transport: asyncio.Transport | None = None
         self.sink: Sink | None = None
-        self.answered = False            # any byte of the current answer has arrived
+        self.answered = False  # any byte of the current answer has arrived
         self.exchanges = 0
         self.idle_since = 0.0
         self.parser = httptools.HttpResponseParser(self)

@@ -11,11 +11,11 @@ class Endpoint:
 
     name: str
     path: str
-    id_prefix: str            # what the engine puts before the request id in the answer's id
-    id_in_body: bool          # the engine takes the id from body.request_id instead of X-Request-Id
-    usage_option: bool        # stream_options.include_usage exists
-    done_marker: bytes        # a stream that ends without it was cut short
-    named_events: bool        # SSE events carry an `event:` line
+    id_prefix: str  # what the engine puts before the request id in the answer's id
+    id_in_body: bool  # the engine takes the id from body.request_id instead of X-Request-Id
+    usage_option: bool  # stream_options.include_usage exists
+    done_marker: bytes  # a stream that ends without it was cut short
+    named_events: bool  # SSE events carry an `event:` line
     streams: bool = True
 
 

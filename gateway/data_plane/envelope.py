@@ -9,7 +9,7 @@ import orjson
 
 from gateway.errors import ApiError, bad_gateway, gateway_timeout, retry_headers
 
-_LONGEST = 2000                    # characters of an engine's message that are passed on
+_LONGEST = 2000  # characters of an engine's message that are passed on
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _PATH = re.compile(r"(?<![\w./:])/(?!v1/)[\w.@+-]+(?:/[\w.@+-]+){2,}/?")
 _VALIDATION = re.compile(r"""\d+ validation errors?:\s+\{.*?'msg': (?:'([^']+)'|"([^"]+)")""", re.DOTALL)
@@ -87,7 +87,7 @@ def _read(body: bytes) -> tuple[str, str | None]:
         return "", None
     if not isinstance(found, dict):
         return "", None
-    inner = found.get("error", found)      # nested, flat, or {"error": "Unauthorized"}
+    inner = found.get("error", found)  # nested, flat, or {"error": "Unauthorized"}
     if isinstance(inner, str):
         return inner, None
     if not isinstance(inner, dict):

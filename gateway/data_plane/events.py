@@ -28,9 +28,9 @@ RESPONSE_COLUMNS = (
 )  # fmt: skip
 FEEDBACK_COLUMNS = ("response_id", "at", "assignment", "unit", "score", "kind", "comment")
 
-INTERVAL = 0.1                     # seconds between batches
-BATCH = 500                        # rows per batch
-LONGEST_PAUSE = 5.0                # seconds between tries while the database is away
+INTERVAL = 0.1  # seconds between batches
+BATCH = 500  # rows per batch
+LONGEST_PAUSE = 5.0  # seconds between tries while the database is away
 
 
 class EventStore(Protocol):
@@ -66,7 +66,7 @@ class EventWriter:
         self._responses = _Lane(EventKind.RESPONSE, RESPONSE_COLUMNS, store.insert_responses, capacity)
         self._feedback = _Lane(EventKind.FEEDBACK, FEEDBACK_COLUMNS, store.insert_feedback, capacity)
         self._stop = threading.Event()
-        self._deadline = float("inf")                        # of the final flush, monotonic
+        self._deadline = float("inf")  # of the final flush, monotonic
         self._away = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()

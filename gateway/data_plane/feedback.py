@@ -23,8 +23,8 @@ from monitors.conventions import FeedbackKind
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = 64 * 1024               # bytes
-MAX_COMMENT = 4096                 # bytes of UTF-8
+MAX_BODY = 64 * 1024  # bytes
+MAX_COMMENT = 4096  # bytes of UTF-8
 _KEYS = ("response_id", "score", "kind", "comment")
 _KINDS = frozenset(kind.value for kind in FeedbackKind)
 
@@ -34,7 +34,7 @@ class FeedbackRow:
     """One row of `feedback`, in the order of events.FEEDBACK_COLUMNS."""
 
     response_id: str
-    at: float                      # seconds since the epoch
+    at: float  # seconds since the epoch
     assignment: int
     unit: bytes
     score: float
@@ -70,7 +70,7 @@ def parse(body: bytes, principal: Principal, minter: IdMinter, now: float) -> Fe
         raise not_found(f"{shorten(text)} is not the id of an answer of this gateway", "response_id")
     if found.owner_tag != principal.owner_tag:
         raise forbidden("this answer was given to another owner's key", "response_id")
-    cleaned = comment.replace("\0", "") if comment else None     # PostgreSQL has no NUL in texts
+    cleaned = comment.replace("\0", "") if comment else None  # PostgreSQL has no NUL in texts
     return FeedbackRow(found.text, now, found.assignment, found.unit, float(score), kind, cleaned)
 
 
@@ -96,7 +96,7 @@ class Assignments:
 
     def put(self, assignment: int, labels: Labels) -> None:
         """Remember an assignment of the current routing state."""
-        self._known.pop(assignment, None)                        # again: to the end, as the newest
+        self._known.pop(assignment, None)  # again: to the end, as the newest
         self._known[assignment] = labels
         while len(self._known) > self._capacity:
             del self._known[next(iter(self._known))]
@@ -126,7 +126,7 @@ def _object(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_BODY:
         raise body_too_large(MAX_BODY)
     try:
-        fields = orjson.loads(body)          # strict: no NaN, no lone surrogates, bounded depth
+        fields = orjson.loads(body)  # strict: no NaN, no lone surrogates, bounded depth
         names = [name for name, _ in json.loads(body.decode(), object_pairs_hook=list)] if type(fields) is dict else []
     except (ValueError, RecursionError) as error:
         raise bad_request(f"the body is not valid JSON: {error}") from None

@@ -11,11 +11,12 @@ from gateway.data_plane.auth import Authenticator, Principal, check_route, is_op
 from gateway.data_plane.endpoints import Endpoint
 from gateway.data_plane.envelope import render
 from gateway.data_plane.events import EventWriter
+from gateway.data_plane.exchange import Exchange, Finished
 from gateway.data_plane.ids import IdMinter
 from gateway.data_plane.limits import Decision, Limiter
 from gateway.data_plane.protocol import ParsedRequest, parse
 from gateway.data_plane.push import Downstream
-from gateway.data_plane.relay import Exchange, Finished, Relay
+from gateway.data_plane.relay import Relay
 from gateway.data_plane.routing import RouteTable, Target, resolve
 from gateway.data_plane.sse import Usage
 from gateway.errors import ApiError, bad_request, unavailable
@@ -174,4 +175,3 @@ def _used(done: Finished) -> int:
 def _refused(exchange: Exchange, error: ApiError) -> Finished:
     elapsed = time.monotonic() - exchange.received
     return Finished(exchange, error.status, Outcome.ERROR, elapsed, None, elapsed, Usage())
-

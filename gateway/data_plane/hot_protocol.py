@@ -21,7 +21,7 @@ from gateway.data_plane.push import Headers, Producer
 from gateway.data_plane.worker import Worker
 from gateway.errors import ApiError, body_too_large, request_timeout
 
-LINGER = 2.0              # seconds a refused client may go on sending
+LINGER = 2.0  # seconds a refused client may go on sending
 
 _PATHS = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}

@@ -20,7 +20,7 @@ import struct
 from dataclasses import dataclass
 
 _FORMAT = 1
-_BODY = struct.Struct(">BIBI4s8s6s")        # the assignment is 5 bytes: its high byte, then the low four
+_BODY = struct.Struct(">BIBI4s8s6s")  # the assignment is 5 bytes: its high byte, then the low four
 _BODY_BYTES, _MAC_BYTES = _BODY.size, 8
 _LENGTH = (_BODY_BYTES + _MAC_BYTES) // 3 * 4
 # What the endpoints put before an id (see endpoints.py), and what the engine uses on /v1/messages.
@@ -31,11 +31,11 @@ _ID = re.compile(rf"(?:chatcmpl-|cmpl-|resp_|msg_|embd-)?([A-Za-z0-9_-]{{{_LENGT
 class ResponseId:
     """What a genuine id says."""
 
-    text: str                      # canonical: without the endpoint's prefix; the key of responses and feedback
-    at: int                        # seconds since the epoch
-    assignment: int                # row of `assignments`: route, version, arm, share
-    owner_tag: bytes               # 4 bytes, see auth.owner_tag
-    unit: bytes                    # 8 bytes, IdMinter.unit_hash
+    text: str  # canonical: without the endpoint's prefix; the key of responses and feedback
+    at: int  # seconds since the epoch
+    assignment: int  # row of `assignments`: route, version, arm, share
+    owner_tag: bytes  # 4 bytes, see auth.owner_tag
+    unit: bytes  # 8 bytes, IdMinter.unit_hash
 
 
 class IdMinter:
@@ -49,7 +49,7 @@ class IdMinter:
 
     def mint(self, assignment: int, owner_tag: bytes, unit: bytes, now: float) -> str:
         """A new id, without the endpoint's prefix. `now` in seconds since the epoch."""
-        noise = random.getrandbits(48).to_bytes(6, "big")    # for uniqueness; the HMAC is what cannot be guessed
+        noise = random.getrandbits(48).to_bytes(6, "big")  # for uniqueness; the HMAC is what cannot be guessed
         seconds = int(now) & 0xFFFFFFFF
         body = _BODY.pack(_FORMAT, seconds, assignment >> 32, assignment & 0xFFFFFFFF, owner_tag, unit, noise)
         mac = self._id_mac.copy()

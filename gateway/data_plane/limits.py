@@ -32,11 +32,11 @@ from monitors.conventions import LimitReason
 if TYPE_CHECKING:
     Floats = memoryview[float]
 
-WINDOW = 60.0                      # seconds a full bucket lasts
-LONGEST_DEBT = 600.0               # seconds: what an answer longer than its estimate can cost at most
+WINDOW = 60.0  # seconds a full bucket lasts
+LONGEST_DEBT = 600.0  # seconds: what an answer longer than its estimate can cost at most
 SLOTS = 8192
 _MOST_WINDOWS = int(LONGEST_DEBT / WINDOW)
-_SLOT = 32                         # bytes: tag 16, full again 2 × 8 (requests, tokens); slot 0 is the file's header
+_SLOT = 32  # bytes: tag 16, full again 2 × 8 (requests, tokens); slot 0 is the file's header
 _TAG = 16
 _TRIES = 200
 
@@ -48,11 +48,11 @@ class Decision:
     """Whether a request may go on, and what the client is told."""
 
     allowed: bool
-    headers: tuple[Header, ...] = ()     # x-ratelimit-*, for allowed and refused answers alike
-    reserved: int = 0                    # tokens, for settle()
-    reason: LimitReason | None = None    # which limit refused
-    retry_after: float = 0.0             # seconds
-    limit: int = 0                       # the limit that refused, per minute
+    headers: tuple[Header, ...] = ()  # x-ratelimit-*, for allowed and refused answers alike
+    reserved: int = 0  # tokens, for settle()
+    reason: LimitReason | None = None  # which limit refused
+    retry_after: float = 0.0  # seconds
+    limit: int = 0  # the limit that refused, per minute
 
     def refusal(self) -> ApiError:
         """The 429 of a refused request."""
@@ -67,7 +67,7 @@ class Limiter:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._where: dict[str, tuple[int, bytes]] = {}           # key id → slot, tag
+        self._where: dict[str, tuple[int, bytes]] = {}  # key id → slot, tag
         self._overflow: dict[str, Floats] = {}
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Limiter:
                 # Reserved, not sparse: a store into a page the disk has no room for would kill the process.
                 os.posix_fallocate(self._file, 0, SLOTS * _SLOT)
                 self._bytes = mmap.mmap(self._file, SLOTS * _SLOT)
-                if self._bytes[:_SLOT] != _header():             # new, of another release, or from before a reboot
+                if self._bytes[:_SLOT] != _header():  # new, of another release, or from before a reboot
                     self._bytes[:] = _header() + bytes((SLOTS - 1) * _SLOT)
             finally:
                 self._unlock(0)
@@ -131,7 +131,7 @@ class Limiter:
             self._lock(slot)
             if self._bytes[slot * _SLOT : slot * _SLOT + _TAG] == tag:
                 return slot, self._floats, slot * 4 + 2
-            self._unlock(slot)                                   # taken over while this key was idle
+            self._unlock(slot)  # taken over while this key was idle
         tag = hashlib.sha256(key_id.encode()).digest()[:_TAG]
         slot = self._claim(tag)
         if slot < 0:
@@ -151,12 +151,12 @@ class Limiter:
                     return slot
                 if idle < 0 and self._is_idle(slot, now):
                     idle = slot
-                if not any(found):                               # slots fill from the front: nothing behind a free one
+                if not any(found):  # slots fill from the front: nothing behind a free one
                     break
             if idle < 0:
                 return -1
             self._lock(idle)
-            if not self._is_idle(idle, now):                     # its owner came back just now
+            if not self._is_idle(idle, now):  # its owner came back just now
                 self._unlock(idle)
                 return -1
             self._bytes[idle * _SLOT : (idle + 1) * _SLOT] = tag + bytes(_SLOT - _TAG)
@@ -172,7 +172,7 @@ class Limiter:
         for attempt in range(_TRIES if slot >= 0 else 0):
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-            except OSError:                                      # held by another process
+            except OSError:  # held by another process
                 time.sleep(0 if attempt < _TRIES // 2 else 0.0001)
             else:
                 return
@@ -190,7 +190,7 @@ class _Bucket:
     def __init__(self, reason: LimitReason, limit: int, full_at: float, now: float) -> None:
         self.reason, self.limit, self.now = reason, limit, now
         self.full_at = _possible(full_at, now)
-        self.unit = WINDOW / limit if limit > 0 else 0.0         # seconds in which one refills
+        self.unit = WINDOW / limit if limit > 0 else 0.0  # seconds in which one refills
 
     def wait(self, amount: int) -> float:
         """Seconds until `amount` fits; 0 = it fits now. Half a unit of grace absorbs rounding."""

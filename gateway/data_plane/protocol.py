@@ -49,7 +49,7 @@ class ParsedRequest:
     span: tuple[int, int]
     stream: bool
     unit: str | None
-    add_usage: bool              # the engine is asked for usage that the client did not ask for
+    add_usage: bool  # the engine is asked for usage that the client did not ask for
 
     def estimated_tokens(self) -> int:
         """Upper-ish guess for token limits before the engine has counted: 4 bytes a token, plus what may be written."""
@@ -148,7 +148,7 @@ def top_level(body: bytes) -> list[tuple[str, int, int]]:
     members: list[tuple[str, int, int]] = []
     depth = 0
     key = ""
-    start = -1           # of the current member's value; -1: a key is awaited
+    start = -1  # of the current member's value; -1: a key is awaited
     last_string = (0, 0)
     for match in _TOKEN.finditer(body):
         token = body[match.start()]
@@ -220,4 +220,3 @@ def _content_text(content: Any) -> str:
         return ""
     parts = (part.get("text") for part in content if isinstance(part, dict))
     return "\n".join(text for text in parts if isinstance(text, str))
-

@@ -9,52 +9,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from gateway.data_plane.auth import Principal
+from gateway.data_plane.call import Call
 from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import render, sse_error, translate
-from gateway.data_plane.protocol import ParsedRequest, rewrite
+from gateway.data_plane.exchange import Exchange, Finished
+from gateway.data_plane.protocol import rewrite
 from gateway.data_plane.push import Downstream, Headers
-from gateway.data_plane.routing import Target
 from gateway.data_plane.sse import StreamEditor, Usage, read_usage, restamp
-from gateway.data_plane.upstreams import Call, Upstream, choose
+from gateway.data_plane.upstreams import Upstream, choose
 from gateway.errors import ApiError, bad_gateway, gateway_timeout, no_replica
 from monitors.conventions import Outcome
 
-MAX_BUFFERED = 64 * 1024**2   # bytes of an unstreamed answer that are held to restamp it
+MAX_BUFFERED = 64 * 1024**2  # bytes of an unstreamed answer that are held to restamp it
 _TIMEOUTS = (Failure.FIRST_BYTE, Failure.IDLE, Failure.TOTAL)
 
 logger = logging.getLogger("understudy.relay")
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known about a request once it has been admitted and routed."""
-
-    request: ParsedRequest
-    target: Target
-    response_id: str               # without the endpoint's prefix
-    request_id: bytes              # echoed to the client
-    unit: bytes                    # 8 bytes, HMAC
-    received: float                # monotonic seconds
-    trace: bytes                   # header lines passed on to the engine
-    limit_headers: Headers
-    principal: Principal
-    reserved_tokens: int           # 0: no token limit to settle
-
-
-@dataclass(slots=True)
-class Finished:
-    """The account of one request, given to whoever counts. Times are seconds."""
-
-    exchange: Exchange
-    status: int
-    outcome: Outcome
-    duration: float
-    ttft: float | None
-    overhead: float
-    usage: Usage
 
 
 class Relay:

@@ -23,7 +23,7 @@ from gateway.errors import forbidden, model_not_found
 if TYPE_CHECKING:
     from gateway.data_plane.upstreams import Upstream
 
-RULE_TEXT = 8192          # characters of a message that task-type rules look at: an operator's pattern may be slow
+RULE_TEXT = 8192  # characters of a message that task-type rules look at: an operator's pattern may be slow
 _SCALE = 2.0**-64
 
 
@@ -35,11 +35,11 @@ class Target:
     version: str
     arm: str
     assignment: int
-    model: bytes                          # the engine's name for it, as a JSON string
-    stamped: tuple[bytes, bytes]          # `"model":<name>` as engines write it, without and with a space
-    upstreams: tuple[Upstream, ...]       # replicas that hold it
+    model: bytes  # the engine's name for it, as a JSON string
+    stamped: tuple[bytes, bytes]  # `"model":<name>` as engines write it, without and with a space
+    upstreams: tuple[Upstream, ...]  # replicas that hold it
     headers: tuple[tuple[bytes, bytes], ...]
-    share: float = 1.0                    # of the route's traffic
+    share: float = 1.0  # of the route's traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +186,7 @@ def resolve(
     raise model_not_found(name)
 
 
-def _by_task(
-    table: RouteTable, request: ParsedRequest, headers: Mapping[bytes, bytes], unit: bytes | None
-) -> Target:
+def _by_task(table: RouteTable, request: ParsedRequest, headers: Mapping[bytes, bytes], unit: bytes | None) -> Target:
     text = last_user_text(request.fields)[:RULE_TEXT]
     for rule in table.rules:
         if rule.route in table.routes and rule.matches(request.fields, headers, text):

@@ -32,11 +32,11 @@ from gateway.lifetime import die_with_parent
 from gateway.logs import configure
 from monitors.metrics_server import start_metrics_server
 
-LAME_DUCK = 0.5           # seconds in which keep-alive clients are told to leave
-KEEP_ALIVE = 75           # seconds an idle client connection is kept: longer than clients keep theirs
+LAME_DUCK = 0.5  # seconds in which keep-alive clients are told to leave
+KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than clients keep theirs
 BACKLOG = 4096
-RESTART_AFTER = (0.0, 0.5, 1.0, 2.0, 5.0)   # seconds; a worker that dies again and again is not started in a frenzy
-STABLE_AFTER = 30.0       # seconds after which a worker's earlier deaths are forgotten
+RESTART_AFTER = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds; a worker that dies again and again is not started in a frenzy
+STABLE_AFTER = 30.0  # seconds after which a worker's earlier deaths are forgotten
 
 logger = logging.getLogger("understudy.serve")
 
@@ -192,7 +192,7 @@ class _Slot:
         self.restart_at: float | None = None
 
 
-UNSTARTABLE = 3           # exit status of a worker whose start failed: another would fail as well
+UNSTARTABLE = 3  # exit status of a worker whose start failed: another would fail as well
 
 
 def run_worker(settings: Settings, listener: socket.socket) -> None:

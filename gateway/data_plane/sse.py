@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from gateway.data_plane.endpoints import Endpoint
 
-MAX_EVENT = 16 * 1024**2      # bytes one event may have; logprobs of long answers reach some hundred kilobytes
+MAX_EVENT = 16 * 1024**2  # bytes one event may have; logprobs of long answers reach some hundred kilobytes
 
-_INPUT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
-_OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
+_INPUT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
+_OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _TERMINAL = {
     "chat": (b"data: [DONE]",),
@@ -62,9 +62,9 @@ class StreamEditor:
         self._public = public
         self._strip = strip_usage
         self._tail = b""
-        self.content = False              # the first content delta has passed
-        self.done = False                 # the end marker has passed
-        self.error: bytes | None = None   # the engine's error event; nothing passes after it
+        self.content = False  # the first content delta has passed
+        self.done = False  # the end marker has passed
+        self.error: bytes | None = None  # the engine's error event; nothing passes after it
         self.usage_event = b""
 
     def feed(self, data: bytes) -> bytes:

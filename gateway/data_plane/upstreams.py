@@ -6,128 +6,15 @@ import asyncio
 import random
 import ssl
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from gateway.data_plane.call import Call, Timeouts
 from gateway.data_plane.connection import Connection, Failure, Sink
-from gateway.data_plane.push import Headers
 
-POOL_IDLE = 4.0           # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
-MAX_POOLED = 512          # idle connections kept per engine
-MISSING_FOR = 2.0         # seconds a replica that denied a version is passed over for it
-SWEEP = 0.25              # seconds between two looks at the deadlines
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds. See the settings of the same names."""
-
-    connect: float = 2.0
-    first_byte: float = 120.0
-    idle: float = 60.0
-    total: float = 600.0
-
-
-class Call:
-    """One exchange with one engine, from the choice of a connection to its end. It is the connection's sink."""
-
-    __slots__ = ("_begun", "_connection", "_last", "_paused", "_request", "_retried", "_sink", "_upstream", "headed")
-
-    def __init__(self, upstream: Upstream, request: bytes, sink: Sink, now: float) -> None:
-        self._upstream = upstream
-        self._request = request
-        self._sink: Sink | None = sink
-        self._connection: Connection | None = None
-        self._begun = self._last = now
-        self._paused = False
-        self._retried = False
-        self.headed = False
-
-    def attach(self, connection: Connection) -> None:
-        """Send on this connection."""
-        self._connection = connection
-        connection.send(self._request, self)
-
-    def cancel(self) -> None:
-        """The answer is no longer wanted: the engine sees the connection close and stops."""
-        if self._sink is not None:
-            self._end()
-            if self._connection is not None:
-                self._connection.close()
-
-    def pause(self) -> None:
-        """Stop reading: the engine's socket fills, its memory is not ours."""
-        self._paused = True
-        if self._connection is not None and self._connection.transport is not None:
-            self._connection.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read on."""
-        self._paused = False
-        self._last = self._upstream.loop.time()
-        if self._connection is not None and self._connection.transport is not None:
-            self._connection.transport.resume_reading()
-
-    def overdue(self, now: float, timeouts: Timeouts) -> Failure | None:
-        """Which limit has passed, if any. A reader that is slow of its own accord is not the engine's silence."""
-        if now - self._begun > timeouts.total:
-            return Failure.TOTAL
-        if not self.headed:
-            return Failure.FIRST_BYTE if now - self._begun > timeouts.first_byte else None
-        return Failure.IDLE if not self._paused and now - self._last > timeouts.idle else None
-
-    def expire(self, failure: Failure) -> None:
-        """A deadline passed."""
-        if self._connection is not None and self._connection.sink is self:
-            self._connection.fail(failure)
-        else:
-            self.on_failure(failure)
-
-    @property
-    def live(self) -> bool:
-        """False once ended or cancelled."""
-        return self._sink is not None
-
-    # -- Sink ---------------------------------------------------------------------------------------------------
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        """Pass on."""
-        self.headed = True
-        self._last = self._upstream.loop.time()
-        self._upstream.succeeded()
-        if self._sink is not None:
-            self._sink.on_head(status, headers)
-
-    def on_data(self, data: bytes) -> None:
-        """Pass on."""
-        self._last = self._upstream.loop.time()
-        if self._sink is not None:
-            self._sink.on_data(data)
-
-    def on_end(self) -> None:
-        """Pass on."""
-        sink = self._end()
-        if sink is not None:
-            sink.on_end()
-
-    def on_failure(self, failure: Failure) -> None:
-        """A pooled connection that the engine had closed meanwhile is no failure: once more, on a new one."""
-        stale = self._connection is not None and self._connection.exchanges > 1
-        if failure is Failure.RESET and stale and not self._retried and self._sink is not None:
-            self._retried = True
-            self._upstream.connect(self)
-            return
-        if failure in (Failure.CONNECT, Failure.RESET):
-            self._upstream.failed()
-        sink = self._end()
-        if sink is not None:
-            sink.on_failure(failure)
-
-    def _end(self) -> Sink | None:
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            self._upstream.done(self)
-        return sink
+POOL_IDLE = 4.0  # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
+MAX_POOLED = 512  # idle connections kept per engine
+MISSING_FOR = 2.0  # seconds a replica that denied a version is passed over for it
+SWEEP = 0.25  # seconds between two looks at the deadlines
 
 
 class Upstream:

@@ -16,8 +16,8 @@ from adapters.keys import list_keys
 from adapters.snapshot import Snapshot
 from adapters.types import ApiKey
 
-POLL = 0.05               # seconds between two looks; snapshots are published 0.2 s ahead
-POLL_FAILED = 0.5         # seconds, while the database is away
+POLL = 0.05  # seconds between two looks; snapshots are published 0.2 s ahead
+POLL_FAILED = 0.5  # seconds, while the database is away
 
 logger = logging.getLogger("understudy.watcher")
 
@@ -39,7 +39,7 @@ class SnapshotWatcher:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.refreshed = 0.0       # time.monotonic() of the last successful look
+        self.refreshed = 0.0  # time.monotonic() of the last successful look
 
     def start(self) -> None:
         """Look once, now (raises DatabaseError), then keep looking in the background."""

@@ -17,19 +17,20 @@ from adapters.types import ApiKey
 from gateway.config import GatewaySettings, Settings, is_loopback, parse_duration
 from gateway.data_plane import feedback
 from gateway.data_plane.auth import Authenticator, Principal
+from gateway.data_plane.call import Timeouts
 from gateway.data_plane.events import EventWriter
 from gateway.data_plane.handler import Handler, Services
 from gateway.data_plane.ids import IdMinter
 from gateway.data_plane.limits import Limiter
 from gateway.data_plane.routing import compile_rules, compile_table
-from gateway.data_plane.upstreams import SWEEP, Timeouts, Upstream
+from gateway.data_plane.upstreams import SWEEP, Upstream
 from gateway.data_plane.watcher import SnapshotWatcher
 from gateway.errors import unavailable
 from monitors.metrics import Recorder
 from monitors.shared_values import SharedValues
 
-FLUSH = 5.0               # seconds at shutdown for records that are not yet written
-STALE_AFTER = 60.0        # seconds without the database after which the worker says it is not ready for new traffic
+FLUSH = 5.0  # seconds at shutdown for records that are not yet written
+STALE_AFTER = 60.0  # seconds without the database after which the worker says it is not ready for new traffic
 
 
 logger = logging.getLogger("understudy.worker")

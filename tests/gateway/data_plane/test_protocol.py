@@ -14,11 +14,15 @@ from gateway.data_plane.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSE
 from gateway.errors import ApiError
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-TRICKY = st.sampled_from(['say "model"', '"model": "x"', "model", '\\"model', '{"model":1}', "user", 'a\\', "\u2028é"])
+TRICKY = st.sampled_from(['say "model"', '"model": "x"', "model", '\\"model', '{"model":1}', "user", "a\\", "\u2028é"])
 KEYS = st.sampled_from(["model", "stream", "user", "messages", "seed", "metadata", "mod\u0065l", "x"]) | TRICKY
 
 
@@ -91,12 +95,16 @@ def test_denied_fields_are_refused_whatever_their_value(field: str) -> None:
         assert (error.status, error.code, error.param) == (400, "unsupported_parameter", field)
 
 
-@pytest.mark.parametrize("fields", ['"background":true', '"store":true', '"echo":true,"logprobs":0', '"echo":true,"logprobs":5'])
+@pytest.mark.parametrize(
+    "fields", ['"background":true', '"store":true', '"echo":true,"logprobs":0', '"echo":true,"logprobs":5']
+)
 def test_denied_values_are_refused(fields: str) -> None:
     assert refusal(COMPLETIONS, f'{{"model":"a",{fields}}}'.encode()).code == "unsupported_parameter"
 
 
-@pytest.mark.parametrize("fields", ['"background":false', '"store":false', '"echo":true', '"logprobs":5', '"store":null'])
+@pytest.mark.parametrize(
+    "fields", ['"background":false', '"store":false', '"echo":true', '"logprobs":5', '"store":null']
+)
 def test_harmless_values_of_the_same_fields_pass(fields: str) -> None:
     body = f'{{"model":"a",{fields}}}'.encode()
     assert protocol.rewrite(protocol.parse(COMPLETIONS, body, 16), b'"e"', "i") == body.replace(b'"a"', b'"e"')
@@ -108,7 +116,10 @@ def test_harmless_values_of_the_same_fields_pass(fields: str) -> None:
         (None, {"include_usage": True}),
         ("null", {"include_usage": True}),
         ("{}", {"include_usage": True}),
-        ('{"include_usage":false,"continuous_usage_stats":true}', {"include_usage": True, "continuous_usage_stats": True}),
+        (
+            '{"include_usage":false,"continuous_usage_stats":true}',
+            {"include_usage": True, "continuous_usage_stats": True},
+        ),
     ],
 )
 def test_usage_is_asked_for_in_streams_that_did_not(options: str | None, expected: dict[str, bool]) -> None:
@@ -129,7 +140,11 @@ def test_usage_that_was_asked_for_is_left_alone() -> None:
 
 def test_the_id_goes_into_the_body_where_the_engine_wants_it_there() -> None:
     request = protocol.parse(RESPONSES, b'{"model":"a","input":"hi"}', 16)
-    assert json.loads(protocol.rewrite(request, b'"e"', "XYZ")) == {"request_id": "resp_XYZ", "model": "e", "input": "hi"}
+    assert json.loads(protocol.rewrite(request, b'"e"', "XYZ")) == {
+        "request_id": "resp_XYZ",
+        "model": "e",
+        "input": "hi",
+    }
 
 
 @pytest.mark.parametrize(

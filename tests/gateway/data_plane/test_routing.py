@@ -19,8 +19,14 @@ STABLE, CANDIDATE = "support@" + "a" * 12, "support@" + "b" * 12
 
 
 def snapshot(share: float = 0.05) -> Snapshot:
-    arms = (Arm(2, "candidate", CANDIDATE, CANDIDATE, 0.0, share, ("e0",)), Arm(1, "stable", STABLE, STABLE, share, 1.0, ("e0",)))
-    routes = (RouteState("support", "salt", arms), RouteState("math", "s", (Arm(3, "stable", STABLE, STABLE, 0.0, 1.0, ()),)))
+    arms = (
+        Arm(2, "candidate", CANDIDATE, CANDIDATE, 0.0, share, ("e0",)),
+        Arm(1, "stable", STABLE, STABLE, share, 1.0, ("e0",)),
+    )
+    routes = (
+        RouteState("support", "salt", arms),
+        RouteState("math", "s", (Arm(3, "stable", STABLE, STABLE, 0.0, 1.0, ()),)),
+    )
     base = PinnedVersion(9, "base@" + "0" * 12, "base", ("e0",))
     return Snapshot(1, 0.0, base, routes, (PinnedVersion(4, STABLE, STABLE, ("e0",)),), (Endpoint("e0", "http://x"),))
 
@@ -29,7 +35,9 @@ def table(share: float = 0.05, rules: tuple[RouteSettings, ...] = ()) -> routing
     return routing.compile_table(snapshot(share), "base", routing.compile_rules(rules), lambda _: None)
 
 
-def ask(model: str, table_: routing.RouteTable, operator: bool = False, headers: Any = None, **fields: Any) -> routing.Target:
+def ask(
+    model: str, table_: routing.RouteTable, operator: bool = False, headers: Any = None, **fields: Any
+) -> routing.Target:
     request = parse(CHAT, json.dumps({"model": model} | fields).encode(), 16)
     return routing.resolve(table_, request, headers or {}, b"unit", operator)
 
@@ -40,7 +48,9 @@ def test_a_unit_stays_where_it_is_and_a_ramp_moves_nobody_back() -> None:
     for share in (0.01, 0.05, 0.25, 0.5, 1.0):
         route = table(share).routes["support"]
         now = {unit for unit in units if routing.pick_arm(route, unit).version == CANDIDATE}
-        assert now == {unit for unit in units if routing.pick_arm(table(share).routes["support"], unit).version == CANDIDATE}
+        assert now == {
+            unit for unit in units if routing.pick_arm(table(share).routes["support"], unit).version == CANDIDATE
+        }
         assert before <= now
         before = now
     assert len(before) == len(units)
@@ -64,7 +74,12 @@ def test_without_a_unit_requests_are_split_by_share() -> None:
 def test_names() -> None:
     assert ask("base", table()).version.startswith("base@")
     assert ask(STABLE, table(), operator=True).arm == "pinned"
-    for model, operator, status in ((STABLE, False, 403), (CANDIDATE, True, 404), ("nope", True, 404), ("Support", False, 404)):
+    for model, operator, status in (
+        (STABLE, False, 403),
+        (CANDIDATE, True, 404),
+        ("nope", True, 404),
+        ("Support", False, 404),
+    ):
         with pytest.raises(ApiError) as caught:
             ask(model, table(), operator)
         assert caught.value.status == status

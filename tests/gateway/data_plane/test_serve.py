@@ -142,7 +142,9 @@ async def test_a_client_that_will_not_stop_sending_still_reads_its_refusal(gatew
         writer.write(b"x" * 100_000)
         await asyncio.sleep(0.001)
     answer = await asyncio.wait_for(reader.read(), 10)
-    assert answer.startswith(b"HTTP/1.1 413 ") and b"body_too_large" in answer and b"connection: close" in answer.lower()
+    assert (
+        answer.startswith(b"HTTP/1.1 413 ") and b"body_too_large" in answer and b"connection: close" in answer.lower()
+    )
     writer.close()
 
 
@@ -152,15 +154,21 @@ async def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> Non
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         for name in ("support", "nope", "base", "support"):
             body = json.dumps(ASK | {"model": name}).encode()
-            writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+            writer.write(
+                b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+            )
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         text = (await asyncio.wait_for(reader.read(), 10)).decode()
         statuses = [line.split(" ")[1] for line in text.split("\r\n") if line.startswith("HTTP/1.1")] or text
-        assert [part.split(" ")[0] for part in text.split("HTTP/1.1 ")[1:]] == ["200", "404", "200", "200", "200"], statuses
+        assert [part.split(" ")[0] for part in text.split("HTTP/1.1 ")[1:]] == ["200", "404", "200", "200", "200"], (
+            statuses
+        )
         writer.close()
 
 
-@pytest.mark.parametrize("request_", [b"rubbish\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: x\r\n\r\n"])
+@pytest.mark.parametrize(
+    "request_", [b"rubbish\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: x\r\n\r\n"]
+)
 async def test_what_is_not_http_is_refused(gateway: Gateway, request_: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(request_)
@@ -177,7 +185,10 @@ async def test_chunked_bodies_old_clients_and_expect(gateway: Gateway) -> None:
         cases = [
             (head % b"1.1" + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n", chunked + b"0\r\n\r\n"),
             (head % b"1.0" + b"content-length: %d\r\n\r\n" % len(body), body),
-            (head % b"1.1" + b"connection: close\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body), body),
+            (
+                head % b"1.1" + b"connection: close\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body),
+                body,
+            ),
         ]
         for start, rest in cases:
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -201,7 +212,10 @@ async def test_without_engines_503_says_when_to_come_back(gateway: Gateway) -> N
 
 async def test_engine_errors_are_translated(gateway: Gateway) -> None:
     answers = {
-        "a": (b'{"error":{"message":"bad `support@aaaaaaaaaaaa` thing","type":"BadRequestError","param":null,"code":400}}', "400 Bad"),
+        "a": (
+            b'{"error":{"message":"bad `support@aaaaaaaaaaaa` thing","type":"BadRequestError","param":null,"code":400}}',
+            "400 Bad",
+        ),
         "b": (b"<html>oops</html>", "500 Internal"),
         "c": (b'{"detail":"Not Found"}', "404 Not Found"),
         "d": (b'{"error":"Unauthorized"}', "401 Unauthorized"),
@@ -235,15 +249,19 @@ async def test_failover_before_the_first_byte(gateway: Gateway) -> None:
         writer.write(json_answer(error, "404 Not Found"))
 
     gone = f"http://127.0.0.1:{free_port()}"
-    async with scripted_engine(dying) as bad, scripted_engine(empty) as lost, scripted_engine(obliging) as good:
-        async with client(gateway) as http:
-            await routed(gateway, {"bad": bad, "lost": lost, "gone": gone, "good": good})
-            answers = await asyncio.gather(*(http.post(CHAT, json=ASK) for _ in range(40)))
-            assert [a.status_code for a in answers] == [200] * 40
-            assert asked_bad < 40
-            await routed(gateway, {"lost": lost})
-            answer = await http.post(CHAT, json=ASK)
-            assert answer.status_code == 503 and "retry-after" in answer.headers
+    async with (
+        scripted_engine(dying) as bad,
+        scripted_engine(empty) as lost,
+        scripted_engine(obliging) as good,
+        client(gateway) as http,
+    ):
+        await routed(gateway, {"bad": bad, "lost": lost, "gone": gone, "good": good})
+        answers = await asyncio.gather(*(http.post(CHAT, json=ASK) for _ in range(40)))
+        assert [a.status_code for a in answers] == [200] * 40
+        assert asked_bad < 40
+        await routed(gateway, {"lost": lost})
+        answer = await http.post(CHAT, json=ASK)
+        assert answer.status_code == 503 and "retry-after" in answer.headers
     assert gateway.metric("understudy_failovers_total", engine="lost") >= 1
 
 
@@ -285,7 +303,7 @@ async def test_a_client_that_leaves_cancels_upstream(gateway: Gateway, stream: b
 
     async with scripted_engine(script) as url:
         await routed(gateway, {"e0": url})
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         body = json.dumps(ASK | {"stream": stream}).encode()
         writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
         await began.wait()
@@ -315,7 +333,10 @@ async def test_a_slow_reader_is_not_buffered(gateway: Gateway) -> None:
         await routed(gateway, {"e0": url})
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1 << 16)
         body = json.dumps(ASK | {"stream": True}).encode()
-        writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+        writer.write(
+            b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            % (CHAT.encode(), len(body), body)
+        )
         await asyncio.sleep(1.5)
         stalled = sent
         await asyncio.sleep(0.5)
@@ -332,12 +353,16 @@ async def test_feedback_is_checked_from_the_id_alone(gateway: Gateway) -> None:
         answer = (await http.post(CHAT, json=ASK)).json()
         given = {"response_id": answer["id"], "score": 1, "kind": "thumb"}
         assert (await http.post("/v1/feedback", json=given)).status_code == 202
-        assert (await http.post("/v1/feedback", json=given | {"response_id": answer["id"][:-2] + "AA"})).status_code == 404
+        assert (
+            await http.post("/v1/feedback", json=given | {"response_id": answer["id"][:-2] + "AA"})
+        ).status_code == 404
         assert (await http.post("/v1/feedback", json=given | {"score": 2})).status_code == 422
     gateway.stop()
     with gateway.database.read() as connection:
         rows = connection.exec_driver_sql("select response_id, score, kind from feedback").all()
-        responses = connection.exec_driver_sql("select response_id, outcome, input_tokens, output_tokens from responses").all()
+        responses = connection.exec_driver_sql(
+            "select response_id, outcome, input_tokens, output_tokens from responses"
+        ).all()
     minted = answer["id"].removeprefix("chatcmpl-")
     assert [tuple(r) for r in rows] == [(minted, 1.0, "thumb")]
     assert [tuple(r) for r in responses] == [(minted, "ok", 5, 2)]
@@ -349,7 +374,11 @@ async def test_units_stay_and_arms_are_counted_apart(gateway: Gateway) -> None:
         chosen: dict[str, set[str]] = {}
         for _ in range(3):
             for unit in (str(i) for i in range(30)):
-                for fields, headers in (({"user": unit}, {}), ({"safety_identifier": unit}, {}), ({}, {"x-understudy-unit": unit})):
+                for fields, headers in (
+                    ({"user": unit}, {}),
+                    ({"safety_identifier": unit}, {}),
+                    ({}, {"x-understudy-unit": unit}),
+                ):
                     answer = await http.post(CHAT, json=ASK | fields, headers=headers)
                     chosen.setdefault(unit, set()).add(answer.headers["x-understudy-version"])
         assert all(len(versions) == 1 for versions in chosen.values())
@@ -484,5 +513,8 @@ def test_a_port_in_use_and_an_open_door_are_refused_in_one_line(tmp_path: Path) 
         taken.listen()
         with pytest.raises(AssertionError, match="Address already in use"):
             gateway.start()
-    with serving(tmp_path, config='[gateway]\nhost = "0.0.0.0"\n') as gateway, pytest.raises(AssertionError, match="key create"):
+    with (
+        serving(tmp_path, config='[gateway]\nhost = "0.0.0.0"\n') as gateway,
+        pytest.raises(AssertionError, match="key create"),
+    ):
         gateway.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -40,7 +41,7 @@ def editor(strip: bool = True) -> StreamEditor:
 def test_any_split_of_the_bytes_gives_the_same_stream(cuts: list[int]) -> None:
     data, edit, out = b"".join(STREAM), editor(), b""
     edges = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         out += edit.feed(data[first:last])
     out += edit.flush()
     expected = b"".join(STREAM[:4] + STREAM[5:]).replace(ENGINE[0], PUBLIC)

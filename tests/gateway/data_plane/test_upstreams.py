@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.data_plane.call import Timeouts
 from gateway.data_plane.connection import Failure
-from gateway.data_plane.upstreams import MAX_POOLED, Timeouts, Upstream, choose
+from gateway.data_plane.upstreams import MAX_POOLED, Upstream, choose
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -50,7 +51,9 @@ class Heard:
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
-    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+    )
     return head, await reader.readexactly(length)
 
 
@@ -114,7 +117,11 @@ async def test_connections_are_reused_and_requests_are_whole() -> None:
         (OK, False, b"{}"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, False, b"{}"),
         (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK, False, b"{}"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;ext=1\r\nbc\r\n0\r\nTrailer: x\r\n\r\n", False, b"abc"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;ext=1\r\nbc\r\n0\r\nTrailer: x\r\n\r\n",
+            False,
+            b"abc",
+        ),
         (b"HTTP/1.1 200 OK\r\n\r\nuntil the close", True, b"until the close"),
         (b"HTTP/1.0 200 OK\r\n\r\nold", True, b"old"),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}", True, b"{}"),
@@ -313,5 +320,9 @@ async def test_ejection_doubles_and_ends() -> None:
         upstream.ejected_until = 0.0
         upstream.failed()
         spans.append(upstream.ejected_until - loop.time())
-    assert [round(s, 2) for s in spans] == sorted(round(s, 2) for s in spans) and spans[0] == pytest.approx(0.2, abs=0.05) and spans[-1] < 10
+    assert (
+        [round(s, 2) for s in spans] == sorted(round(s, 2) for s in spans)
+        and spans[0] == pytest.approx(0.2, abs=0.05)
+        and spans[-1] < 10
+    )
     assert MAX_POOLED >= 64
