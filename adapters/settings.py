@@ -1,4 +1,4 @@
-"""Reads one strict TOML file: unknown keys name the nearest known one, the environment overrides, secrets come from files.
+"""Reads one strict TOML file: unknown keys name the nearest known one, the environment overrides, secrets from files.
 
 Used for understudy.toml (gateway.config.Settings) and for training runs (trainer.config). The sections that more
 than one package needs, `[database]` and `[artifacts]`, are declared here.
@@ -35,7 +35,9 @@ class DatabaseSettings(Section):
 class ArtifactSettings(Section):
     """`[artifacts]`: where adapter files are kept."""
 
-    url: str = Field("file", description='"file" (a folder in data_dir) or any fsspec URL such as "s3://bucket/adapters"')
+    url: str = Field(
+        "file", description='"file" (a folder in data_dir) or any fsspec URL such as "s3://bucket/adapters"'
+    )
     engine_path: str = Field("", description="where the engines see the same files, if that differs from url")
 
 
