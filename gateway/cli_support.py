@@ -109,6 +109,8 @@ def open_context(config: Path | None, *, upgrade: bool | None = None) -> Iterato
     from gateway.config import ensure_data_dir, load_settings
 
     settings = load_settings(config)
+    if config is None and not Path("understudy.toml").exists() and not settings.data_dir.exists():
+        note(f"no understudy.toml in this folder: using the defaults, with data in {settings.data_dir}")
     data_dir = ensure_data_dir(settings)
     database = open_database(settings.database, data_dir, upgrade=upgrade)
     try:

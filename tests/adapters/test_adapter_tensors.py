@@ -82,12 +82,16 @@ TENSORS = {
         r"layer 3 is adapted, the base has 3 \(0 to 2\)",
     ),
     "layer far beyond": (
-        lambda t: put(t, f"{Q0}.lora_A.weight".replace("layers.0", "layers." + "9" * 5000), numpy.ones((4, 16), "f4")),
+        lambda t: put(t, f"{Q0}.lora_A.weight".replace("layers.0", "layers." + "9" * 300), numpy.ones((4, 16), "f4")),
         "layer 999999999 is adapted",
     ),
     "unknown module": (
         lambda t: put(t, f"{Q0}.lora_A.weight".replace("q_proj", "q_prj"), numpy.ones((4, 16), "f4")),
         r"q_prj does not exist in the base; did you mean model\.layers\.0\.self_attn\.q_proj",
+    ),
+    "very long name": (
+        lambda t: put(t, f"base_model.model.{'layers.1' * 100_000}.lora_A.weight", numpy.ones((4, 16), "f4")),
+        "is not part of a LoRA",
     ),
     "whole module": (
         lambda t: put(t, "base_model.model.score.weight", numpy.ones((4, 16), "f4")), "without modules_to_save",

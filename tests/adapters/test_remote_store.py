@@ -10,7 +10,7 @@ import pytest
 
 from adapters.artifact_files import AdapterFile, read_marker
 from adapters.artifacts import ArtifactStore
-from adapters.errors import ArtifactError
+from adapters.errors import ArtifactError, ConfigError
 from adapters.remote_store import RemoteStore
 from adapters.settings import ArtifactSettings
 
@@ -75,3 +75,10 @@ def test_errors_of_the_client_library_become_one_line(monkeypatch):
 def test_a_damaged_marker_is_a_value_error(content):
     with pytest.raises(ValueError):
         read_marker(content, lambda name: None)
+
+
+def test_credentials_in_a_url_are_not_repeated(data_dir):
+    with pytest.raises(ConfigError) as caught:
+        ArtifactStore(ArtifactSettings(url="nosuch://me:hidden@bucket/x"), data_dir)
+    assert "hidden" not in str(caught.value)
+    assert RemoteStore("memory://me:hidden@bucket/x").root == "memory://bucket/x"

@@ -82,6 +82,12 @@ def test_bad_files_are_refused(tmp_path, name):
         read_header(written(tmp_path, content))
 
 
+def test_a_header_of_unreasonable_size_is_not_even_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr("adapters.tensor_file._MAX_HEADER", 50)
+    with pytest.raises(ValueError, match=r"the header has .* bytes, 50 at most"):
+        read_header(written(tmp_path, GOOD))
+
+
 @pytest.mark.parametrize("keep", range(0, len(GOOD), 7))
 def test_every_truncation_is_refused(tmp_path, keep):
     with pytest.raises(ValueError):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from adapters.fleet_store import FleetStore
 from adapters.types import Holding, HoldingState
+from gateway.cli import app
 from tests.support import peft
 from tests.support.commands import failed, good
 
@@ -123,3 +125,15 @@ def test_stored_text_cannot_steer_a_terminal(cli):
     shown = good(cli("route", "show", "evil"))
     assert "\x1b" not in shown
     assert "?[2Jboo?fake line" in shown
+
+
+def test_a_folder_without_configuration_says_which_data_it_uses(tmp_path, monkeypatch):
+    """Else a tired operator in the wrong folder sees an empty list and believes it."""
+    monkeypatch.chdir(tmp_path)
+    first, second = (CliRunner().invoke(app, ["adapter", "list"]) for _ in range(2))
+    assert f"no understudy.toml in this folder: using the defaults, with data in {tmp_path}/.understudy" in first.stderr
+    assert second.stderr == ""
+
+
+def test_paths_that_no_system_call_takes(cli):
+    assert "cannot be read: File name too long" in failed(cli("adapter", "push", "x" * 5000, "--route", "support"))
