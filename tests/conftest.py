@@ -11,7 +11,7 @@ from adapters.base import BaseModelInfo, read_base, resolve_base
 from adapters.database import Database, open_database
 from adapters.settings import DatabaseSettings
 
-pytest_plugins = [f"tests.support.{name}" for name in ("left_out", "postgres", "disk", "commands", "stack")]
+pytest_plugins = [f"tests.support.{name}" for name in ("left_out", "postgres", "disk", "commands", "stack", "engine")]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

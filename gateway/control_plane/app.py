@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -109,7 +108,7 @@ def _add_health(app: FastAPI, services: Services) -> None:
 
     @app.get("/readyz")
     def readyz() -> dict[str, object]:
-        holder = services.stores.fleet.lease_holder(CONTROLLER_LEASE, time.time())
+        holder = services.stores.fleet.lease_holder(CONTROLLER_LEASE, services.controller.now())
         if holder is None:
             raise unavailable("no controller leads yet")
         return {"status": "ok", "leads": services.controller.leads, "leader": holder}

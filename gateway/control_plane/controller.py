@@ -63,6 +63,10 @@ class Controller:
         self._interval = parse_duration(settings.control.interval)
         self._holding = False
 
+    def now(self) -> float:
+        """Seconds since the epoch by this controller's clock."""
+        return self._clock()
+
     @property
     def leads(self) -> bool:
         """True while this controller acts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +28,7 @@ class Finding:
     probe: dict[str, Any] = field(default_factory=dict)
 
 
-async def verify(
-    controller: Controller, registry: Registry, version: str, clock: Callable[[], float] = time.time
-) -> list[Finding]:
+async def verify(controller: Controller, registry: Registry, version: str) -> list[Finding]:
     """One finding per engine that is up.
 
     Raises NotFound, Conflict (not the leader, not servable, no slot), EngineUnavailable (no engine, or none answered).
@@ -42,7 +39,7 @@ async def verify(
         raise Conflict(f"version {version} is {what} and is not loaded anywhere")
     if not controller.leads:
         raise Conflict("this controller does not lead: ask the one that does, or try again in some seconds")
-    since = clock()
+    since = controller.now()
     deadline = time.monotonic() + PATIENCE
     controller.ask_for(version)
     while time.monotonic() < deadline:
