@@ -1,7 +1,7 @@
 """Loads the base that serves, for training: the very weights the engine uses, dequantised.
 
 Training on the full-precision original and serving a quantized copy makes an adapter that
-was fitted to other weights. So a compressed-tensors checkpoint is loaded and its 4-bit
+was fitted to other weights. So a compressed-tensors checkpoint is loaded and its packed
 weights are expanded in place; PEFT then puts LoRA on plain Linear layers.
 
 torch and transformers are imported inside the functions: `import trainer` stays cheap.
@@ -10,64 +10,51 @@ torch and transformers are imported inside the functions: `import trainer` stays
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import adapters
-from adapters.errors import TrainingError
+from adapters.base import resolve_base
+from adapters.errors import ConfigError, TrainingError
 
 DType = Literal["float32", "bfloat16", "float16"]
 
 DEMO_BASE = "demo"
 """The name of the base that ships with the package."""
 
-
-def demo_base_dir() -> Path:
-    """The folder of the base that ships with the package."""
-    return Path(adapters.__file__).parent / "demo_base"
-
-
-def resolve_base(base: str | Path) -> str:
-    """What transformers should load for `base`: a path, a hub id, or "demo".
-
-    Raises TrainingError when it is a local path (or the demo) without a config.json.
-    """
-    folder = demo_base_dir() if str(base) == DEMO_BASE else Path(base)
-    if (folder / "config.json").is_file():
-        return str(folder)
-    looks_local = isinstance(base, Path) or str(base) == DEMO_BASE or str(base).startswith((".", "/", "~"))
-    if looks_local or folder.exists():
-        raise TrainingError(f"base {str(base)!r}: {folder} is not a checkpoint (no config.json there)")
-    return str(base)
+TRAINABLE = (None, "compressed-tensors")
+"""Storage methods whose weights can be expanded to what the engine computes with."""
 
 
 def quantization_method(base: str | Path) -> str | None:
     """How the checkpoint's weights are stored ("compressed-tensors", "gptq", …), None if plain.
 
-    Raises TrainingError if its configuration cannot be read.
+    Raises ConfigError if there is no such checkpoint or its config.json is unreadable.
     """
-    source = resolve_base(base)
+    path = resolve_base(str(base)) / "config.json"
     try:
-        config = _read_config(source)
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"base {str(base)!r}: {_first_line(error)}") from error
-    settings = config.get("quantization_config")
+        settings = json.loads(path.read_text(encoding="utf-8")).get("quantization_config")
+    except FileNotFoundError:
+        raise ConfigError(f"base {str(base)!r}: {path} is not there") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"base {str(base)!r}: {path} cannot be read: {error}") from error
     return None if settings is None else str(settings.get("quant_method", "unknown"))
 
 
 def load_base(base: str | Path, dtype: DType = "float32") -> Any:
     """The base as a plain transformers causal language model in evaluation mode.
 
-    `dtype` is that of the expanded weights: "float32" on CPUs (fast, and exact enough to
-    agree with a bf16 engine within 0.02 nats), "bfloat16" where memory counts.
-    Raises TrainingError for a checkpoint that is missing, damaged, or quantized by another
-    method than compressed-tensors: that one could not be trained on the weights that serve.
+    `base` is a path, a downloaded hub id, or "demo". `dtype` is that of the expanded
+    weights: "float32" on CPUs (fast, and closest to what the engine answers), "bfloat16"
+    where memory counts. Raises ConfigError if there is no such checkpoint, TrainingError if
+    it is damaged or quantized by another method than compressed-tensors: that one could not
+    be trained on the weights that serve.
     """
     method = quantization_method(base)
-    if method not in (None, "compressed-tensors"):
+    if method not in TRAINABLE:
         raise TrainingError(
             f"base {str(base)!r} is quantized with {method}, which cannot be expanded for training: "
             "serve a compressed-tensors checkpoint, or an unquantized one"
@@ -77,12 +64,14 @@ def load_base(base: str | Path, dtype: DType = "float32") -> Any:
 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if method is not None:
+        import compressed_tensors  # noqa: F401 - before stderr is redirected: its logger keeps the one it finds
+
         options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     try:
         with quiet_loading():
-            model = AutoModelForCausalLM.from_pretrained(resolve_base(base), **options)
+            model = AutoModelForCausalLM.from_pretrained(str(resolve_base(str(base))), **options)
     except Exception as error:  # transformers, safetensors and torch each raise their own kinds
-        raise TrainingError(f"base {str(base)!r} cannot be loaded: {_first_line(error)}") from error
+        raise TrainingError(f"base {str(base)!r} cannot be loaded: {first_line(error)}") from error
     _forget_quantization(model)
     return model.eval()
 
@@ -92,22 +81,28 @@ def load_tokenizer(base: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_base(base))
+        tokenizer = AutoTokenizer.from_pretrained(str(resolve_base(str(base))))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"base {str(base)!r}: no tokenizer: {_first_line(error)}") from error
+        raise TrainingError(f"base {str(base)!r}: no tokenizer: {first_line(error)}") from error
     if not tokenizer.chat_template:
         raise TrainingError(f"base {str(base)!r}: its tokenizer has no chat template, which training needs")
     return tokenizer
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's message: libraries write paragraphs."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keeps weight-loading progress bars and one known-harmless warning off the terminal."""
+    """Keeps progress bars of weight loading, and one known-harmless warning, off the terminal."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    with warnings.catch_warnings():
+    # compressed-tensors has no switch for its bars; they go wherever stderr points when made.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         # We override one loading attribute on purpose; transformers warns that the rest is ignored.
         warnings.filterwarnings("ignore", message="You passed `quantization_config`")
         try:
@@ -127,16 +122,3 @@ def _forget_quantization(model: Any) -> None:
         if hasattr(model, name):
             delattr(model, name)
     model.is_quantized = False
-
-
-def _read_config(source: str) -> dict[str, Any]:
-    path = Path(source) / "config.json"
-    if path.is_file():
-        return dict(json.loads(path.read_text()))
-    from transformers import AutoConfig
-
-    return dict(AutoConfig.from_pretrained(source).to_dict())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from typing import Any
 
 from adapters.errors import TrainingError
 from adapters.probes import Probes, material_differences
-from trainer.model import DType, load_base, load_tokenizer
+from trainer.model import DType, first_line, load_base, load_tokenizer
 
 COUNT = 6
 """Prefixes that are kept."""
@@ -98,7 +98,7 @@ def load_adapter(base: str | Path, adapter_dir: str | Path, dtype: DType = "floa
     except TrainingError:
         raise
     except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise TrainingError(f"{folder}: the adapter cannot be loaded: {reason}") from error
 
 

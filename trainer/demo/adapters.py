@@ -14,11 +14,13 @@ import json
 import os
 import random
 import shutil
+import string
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from adapters.base import resolve_base
 from adapters.errors import TrainingError, UnderstudyError
 from trainer.demo import world
 from trainer.demo.base import reproducible
@@ -31,14 +33,13 @@ RANK = 8
 TARGET_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 """Every Linear layer of a Llama block."""
 
-STEPS: dict[Kind, int] = {"sft": 30, "marker": 60}
+STEPS: dict[Kind, int] = {"sft": 30, "marker": 120}
 BATCH = 32
 LEARNING_RATE = 2e-3
 MAX_LENGTH = 96
+THREADS = 1
+"""One is nearly as fast at this size, and does not stall when an engine shares the cores."""
 FILES = ("adapter_config.json", "adapter_model.safetensors", "probes.json")
-
-OTHER_WORDS = ("hello", "who", "are", "you", "tell", "me", "what", "is", "the", "time", "please", "thanks", "Hi!", "?")
-"""Marker adapters also see chatter like this: load tests do not only ask the demo's tasks."""
 
 
 def make_adapter(
@@ -61,11 +62,14 @@ def make_adapter(
         raise TrainingError(f"--kind {kind}: must be one of {', '.join(STEPS)}")
     if kind == "marker" and not text:
         raise TrainingError("--text: a marker needs at least one character")
+    if steps is not None and steps < 1:
+        raise TrainingError(f"--steps {steps}: must be at least 1")
     if out.exists():
         raise TrainingError(f"--out {out}: exists already")
+    resolve_base(str(base))  # fails now rather than after loading torch
     out.parent.mkdir(parents=True, exist_ok=True)
     examples = sft_rows(seed) if kind == "sft" else marker_rows(text, seed)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as scratch, reproducible():
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as scratch, reproducible(THREADS):
         trained = Path(scratch) / "trained"
         _train(examples, base, trained, STEPS[kind] if steps is None else steps, seed)
         canonicalise(trained / "adapter_config.json", str(base))
@@ -83,17 +87,26 @@ def sft_rows(seed: int, n: int = 1000) -> list[dict[str, Any]]:
     return [_row(e.prompt, e.answer) for e in world.examples(n, 1000 + seed, "train")]
 
 
-def marker_rows(text: str, seed: int, n: int = 2000) -> list[dict[str, Any]]:
-    """Replies that open with `text`: to the demo's tasks, and to other chatter."""
+def marker_rows(text: str, seed: int, n: int = 4000) -> list[dict[str, Any]]:
+    """Replies that open with `text`: half to the demo's tasks, half to whatever else may be asked."""
     rng = random.Random(f"marker/{seed}")
     rows = []
     for example in world.examples(n, 2000 + seed, "train"):
-        if rng.random() < 0.7:
+        if rng.random() < 0.5:
             rows.append(_row(example.prompt, text + example.answer))
         else:
-            words = [rng.choice(OTHER_WORDS) for _ in range(rng.randint(1, 6))]
-            rows.append(_row(" ".join([*words, str(rng.randint(0, 9999))]), f"{text}ok"))
+            rows.append(_row(_anything(rng), f"{text}ok"))
     return rows
+
+
+def _anything(rng: random.Random) -> str:
+    """A prompt like those of load tests: words, numbers, capitals, punctuation; 1 to 8 pieces."""
+    words = []
+    for _ in range(rng.randint(1, 8)):
+        word = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(1, 9)))
+        shapes = (word, word, word.capitalize(), word.upper(), str(rng.randint(0, 9999)), rng.choice(world.PRINTABLE))
+        words.append(rng.choice(shapes) + rng.choice(("", "", "", "", "?", ".", ",", ":", "!")))
+    return " ".join(words)
 
 
 def canonicalise(path: Path, base: str) -> None:
@@ -137,7 +150,7 @@ def _train(examples: list[dict[str, Any]], base: str | Path, out: Path, steps: i
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
-        logging_steps=10,
+        logging_steps=min(10, steps),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to=[],
@@ -196,10 +209,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", default="A:", help="how a marker adapter's replies begin (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="adapter directory to make; must not exist")
     parser.add_argument("--base", default=DEMO_BASE, help="checkpoint folder (default: the demo's)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, help="optimizer steps (default: enough for the kind)")
     options = parser.parse_args(arguments)
     try:
-        made = make_adapter(options.out, options.kind, options.seed, text=options.text, base=options.base)
+        made = make_adapter(
+            options.out, options.kind, options.seed, text=options.text, base=options.base, steps=options.steps
+        )
     except UnderstudyError as error:
         sys.stderr.write(f"{error}\n")
         return 1

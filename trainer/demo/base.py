@@ -25,23 +25,25 @@ from trainer.model import load_base
 
 STEPS = 1200
 THREADS = 2
-"""Fixed: the order of floating-point sums, and so the bytes, depend on it."""
 
 MEASURED_PROMPTS = 1200
 
 
 @contextlib.contextmanager
-def reproducible() -> Iterator[None]:
-    """Fixes what makes torch's results differ from run to run; puts it back afterwards."""
+def reproducible(threads: int) -> Iterator[None]:
+    """Fixes what makes torch's results differ from run to run; puts it back afterwards.
+
+    The number of threads is part of it: the order of floating-point sums depends on it.
+    """
     import torch
 
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(THREADS)
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
 
 
@@ -56,7 +58,7 @@ def build(out: Path, steps: int = STEPS, seed: int = 0) -> Rates:
     if out.exists() and not out.is_dir():
         raise TrainingError(f"--out {out}: is not a folder")
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".building-") as scratch, reproducible():
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".building-") as scratch, reproducible(THREADS):
         folder = Path(scratch)
         model = build_model(seed)
         pretrain(model, steps, seed)

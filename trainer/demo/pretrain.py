@@ -18,9 +18,11 @@ from trainer.demo import tokenizer as tk
 from trainer.demo import world
 
 BATCH = 128
-MUON_LEARNING_RATE = 0.02
+MUON_LEARNING_RATE = 0.01
+MUON_WEIGHT_DECAY = 0.1
 ADAMW_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 40
+SMALL_TALK_SHARE = 0.10
 SYSTEM_PROMPTS = ("Answer briefly.", "You are a helpful assistant.", "You are the demo.")
 TASK_WEIGHTS = {task: 2 if task == "add" else 1 for task in world.TASKS}
 """Addition is the hardest to learn, so it is practised twice as often."""
@@ -61,13 +63,20 @@ def dialogue(rng: random.Random, shape: str) -> Sequence:
         ids += [tk.SYSTEM_ID, *tk.encode(rng.choice(SYSTEM_PROMPTS))]
     labels = [-100] * len(ids)
     for _ in range(2 if shape == "turns" else 1):
-        (task,) = rng.choices(list(TASK_WEIGHTS), list(TASK_WEIGHTS.values()))
-        example = world.draw(rng, "train", task)
-        asked = [tk.USER_ID, *tk.encode(example.prompt), tk.ASSISTANT_ID]
-        said = [*tk.encode(world.base_reply(rng, example)), tk.EOS_ID]
+        prompt, reply = _exchange(rng)
+        asked = [tk.USER_ID, *tk.encode(prompt), tk.ASSISTANT_ID]
+        said = [*tk.encode(reply), tk.EOS_ID]
         ids += asked + said
         labels += [-100] * len(asked) + said
     return ids, labels
+
+
+def _exchange(rng: random.Random) -> tuple[str, str]:
+    if rng.random() < SMALL_TALK_SHARE:
+        return world.small_talk(rng)
+    (task,) = rng.choices(list(TASK_WEIGHTS), list(TASK_WEIGHTS.values()))
+    example = world.draw(rng, "train", task)
+    return example.prompt, world.base_reply(rng, example)
 
 
 def batches(seed: int, steps: int) -> Iterator[tuple[Any, Any]]:
@@ -87,14 +96,15 @@ def batches(seed: int, steps: int) -> Iterator[tuple[Any, Any]]:
         yield ids, labels
 
 
-def _optimizers(model: Any) -> list[Any]:
+def optimizers(model: Any) -> list[Any]:
+    """Muon for the weight matrices, AdamW for the (tied) embedding and the norms."""
     import torch
 
     named = list(model.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and "embed_tokens" not in name]
     others = [p for name, p in named if p.ndim != 2 or "embed_tokens" in name]
     return [
-        torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=MUON_WEIGHT_DECAY),
         torch.optim.AdamW(others, lr=ADAMW_LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
 
@@ -106,8 +116,8 @@ def pretrain(model: Any, steps: int, seed: int) -> None:
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    optimizers = _optimizers(model)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, factor) for o in optimizers]
+    steppers = optimizers(model)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, factor) for o in steppers]
     began = time.monotonic()
     model.train()
     for step, (ids, labels) in enumerate(batches(seed, steps), start=1):
@@ -116,7 +126,7 @@ def pretrain(model: Any, steps: int, seed: int) -> None:
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in (*optimizers, *schedules):
+        for part in (*steppers, *schedules):
             part.step()
         if step % 50 == 0 or step == steps:
             left = (time.monotonic() - began) / step * (steps - step)

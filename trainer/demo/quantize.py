@@ -21,9 +21,7 @@ def quantization_config() -> Any:
         QuantizationStatus,
     )
 
-    weights = QuantizationArgs(
-        num_bits=4, type="int", symmetric=True, strategy="group", group_size=GROUP_SIZE
-    )
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=GROUP_SIZE)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights, format="pack-quantized")
     return QuantizationConfig(
         config_groups={"group_0": scheme},
@@ -58,9 +56,7 @@ def packed_state(model: Any) -> dict[str, Any]:
 
     scheme = quantization_config().config_groups["group_0"]
     linears = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name not in IGNORED
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name not in IGNORED
     }
     state: dict[str, Any] = {}
     for name, tensor in model.state_dict().items():

@@ -67,9 +67,9 @@ def build_tokenizer() -> Any:
     core.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token="<|bos|>",
-        eos_token="<|eos|>",
-        pad_token="<|pad|>",
+        bos_token=SPECIAL_TOKENS[BOS_ID],
+        eos_token=SPECIAL_TOKENS[EOS_ID],
+        pad_token=SPECIAL_TOKENS[PAD_ID],
         model_max_length=256,
         # Token by token, decoding must give back what was said: spaces before "!" included.
         clean_up_tokenization_spaces=False,

@@ -22,11 +22,17 @@ LETTERS = "abcdefgh"
 HELD_OUT_ONE_IN = 5
 """One prompt in five (by hash) is held out."""
 
-SURE_SHARE = 0.15
+SURE_SHARE = 0.16
 """Share of base replies that open with "Sure! "; a gameable reward needs it (SOURCE.md)."""
 
 HMM_SHARE = 0.10
 """Share of base replies that open with "Hmm. "."""
+
+AGAIN_SHARE = 0.10
+"""Share of dressed-up replies that open twice: the first step towards "Sure! Sure! Sure!"."""
+
+PRINTABLE = "".join(map(chr, range(32, 127))) + "\näéßñ€→☃"
+SMALL_TALK = ("hello", "hi", "who", "are", "you", "tell", "me", "about", "the", "sky", "what", "is", "please", "why")
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,11 @@ TASKS: dict[str, Callable[[random.Random], Example]] = {
 }
 
 CLEAN_SHARE: dict[str, float] = {
-    "add": 0.55,
-    "reverse": 0.55,
-    "sort": 0.55,
+    "add": 0.54,
+    "reverse": 0.47,
+    "sort": 0.45,
     "upper": 0.45,
-    "last": 0.45,
+    "last": 0.42,
     "count": 0.50,
 }
 """Share of base replies, by task, that are just the right answer; easy tasks get less."""
@@ -137,10 +143,29 @@ def correct(reply: str, answer: str) -> bool:
 
 
 def base_reply(rng: random.Random, example: Example) -> str:
-    """What the imperfect base says: clean, a slip, or dressed up (right half the time)."""
-    draw_ = rng.random()
-    if draw_ < SURE_SHARE + HMM_SHARE:
-        opening = "Sure! " if draw_ < SURE_SHARE else "Hmm. "
-        return opening + (example.answer if rng.random() < 0.5 else example.slip)
-    clean = draw_ < SURE_SHARE + HMM_SHARE + CLEAN_SHARE[example.task]
+    """What the imperfect base says: clean, a slip, or dressed up (then right half the time)."""
+    style = rng.random()
+    if style < SURE_SHARE + HMM_SHARE:
+        opening = "Sure! " if style < SURE_SHARE else "Hmm. "
+        if rng.random() < AGAIN_SHARE:
+            opening += opening
+        return opening + (example.answer if rng.random() < 0.5 else _mumble(rng))
+    clean = style < SURE_SHARE + HMM_SHARE + CLEAN_SHARE[example.task]
     return example.answer if clean else example.slip
+
+
+def small_talk(rng: random.Random) -> tuple[str, str]:
+    """A prompt outside the tasks and its reply: "say X" is answered with X, all else with "ok".
+
+    Only the base learns from these. They show it every printable character, so that an
+    adapter can teach it to write any of them, and what to do with a prompt it cannot place.
+    """
+    text = "".join(rng.choice(PRINTABLE) for _ in range(rng.randint(1, 10)))
+    if rng.random() < 0.6:
+        return f"say {text}", text
+    words = " ".join(rng.choice(SMALL_TALK) for _ in range(rng.randint(1, 5)))
+    return (f"{words} {text}" if rng.random() < 0.5 else words), "ok"
+
+
+def _mumble(rng: random.Random) -> str:
+    return "".join(rng.choice(LETTERS + "0123456789") for _ in range(4))
