@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from deploy.bench import cpu
 
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 10.0
+# Servers end with this program even if it is killed outright.
+WITH_PARENT = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 
 class CouldNotStart(Exception):
@@ -37,7 +40,7 @@ def started(
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(
-                cpu.pinned(core, command),
+                cpu.pinned(core, [*WITH_PARENT, *command]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

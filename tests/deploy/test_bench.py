@@ -115,8 +115,11 @@ def test_a_peer_that_cannot_start_gives_its_last_words(tmp_path):
         pytest.raises(processes.CouldNotStart, match="it ended with status 7; its last words: port taken"),
     ):
         processes.wait_ready(process, log, "http://127.0.0.1:9", "/")
-    with pytest.raises(processes.CouldNotStart, match="No such file"), processes.started(["/no/such"], log, None):
-        pass
+    with (
+        pytest.raises(processes.CouldNotStart, match="No such file"),
+        processes.started(["/no/such"], log, None) as process,
+    ):
+        processes.wait_ready(process, log, "http://127.0.0.1:9", "/")
 
 
 def rounds(*costs: float, share: float = 0.5) -> list[measure.Round]:
