@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Table, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from adapters.database_errors import translate
@@ -22,6 +21,9 @@ from adapters.errors import ConfigError, DatabaseError
 from adapters.settings import DatabaseSettings
 from adapters.sqlite_engine import PATIENCE, file_lock, lock_of, open_engine
 from adapters.tables import metadata, revisions
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 VERSION_TABLE = "understudy_schema"  # not Alembic's default name: another program's migrations may share the database
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -112,7 +114,13 @@ class Database:
 
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     """An INSERT that knows on_conflict_do_nothing and on_conflict_do_update, on either database."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
 
 
 def insert_new(connection: Connection, table: Table, **values: Any) -> bool:
