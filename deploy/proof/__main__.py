@@ -38,7 +38,7 @@ async def swaps_under_load(stack: Stack, users: int, swaps: int, requests: int) 
         wanted = stack.versions["AB"[(index + 1) % 2]]
         began = time.monotonic()
         history.append((began, wanted))
-        await asyncio.to_thread(stack.operator, "PUT", "/api/v1/routes/support", {"version": wanted})
+        await asyncio.to_thread(stack.operator, "PUT", "/api/v1/routes/support/version", {"version": wanted})
         await until(lambda since=began, want=wanted: _answered(load, since, want), 30, f"swap {index + 1}")
         took.append(time.monotonic() - began)
         print(f"\rswap {index + 1}/{swaps}, {len(load.observations)} answers", end="", flush=True)

@@ -157,7 +157,7 @@ async def _swap(story: Story) -> None:
         await asyncio.sleep(order.uniform(0.5, 1.0))
         wanted = stack.versions[("marked", "sft")[index % 2]]
         history.append((time.monotonic(), wanted))
-        await asyncio.to_thread(stack.operator, "PUT", "/api/v1/routes/support", {"version": wanted})
+        await asyncio.to_thread(stack.operator, "PUT", "/api/v1/routes/support/version", {"version": wanted})
         while not any(seen.version == wanted and seen.began >= history[-1][0] for seen in load.observations[-100:]):
             if time.monotonic() - history[-1][0] > 60:
                 raise TrainingError(f"the route did not switch to {wanted} within 60 s")
