@@ -17,6 +17,7 @@ One function per case, so that the wording and the code of each exist once:
     unprocessable           422 out_of_range             well-formed, but not a possible value
     rate_limited            429 rate_limit_exceeded      Retry-After
     client_gone             499 client_closed_request    never sent: what logs and metrics call it
+    internal_error          500 internal_error           a bug of ours
     bad_gateway             502 upstream_error or given  the engine broke, or broke off
     no_replica              503 no_replica               no engine holds it now; Retry-After
     unavailable             503 unavailable              the gateway itself cannot answer now; Retry-After
@@ -160,6 +161,12 @@ def gateway_timeout(reason: str) -> ApiError:
     """504: a time limit ran out. `reason`: which, in a few words."""
     message = f"the engine took too long ({reason}): try again, or ask for fewer tokens"
     return ApiError(504, message, type="server_error", code="upstream_timeout")
+
+
+def internal_error() -> ApiError:
+    """500: a bug of ours; the log says more."""
+    message = "the gateway failed: its log says how"
+    return ApiError(500, message, type="server_error", code="internal_error")
 
 
 def retry_headers(seconds: float) -> list[tuple[str, str]]:

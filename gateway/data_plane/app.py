@@ -20,7 +20,7 @@ from gateway.data_plane.endpoints import ENDPOINTS
 from gateway.data_plane.envelope import render
 from gateway.data_plane.feedback import MAX_BODY
 from gateway.data_plane.worker import Worker
-from gateway.errors import ApiError, method_not_allowed, model_not_found, not_found, unavailable
+from gateway.errors import ApiError, internal_error, method_not_allowed, model_not_found, not_found, unavailable
 
 logger = logging.getLogger("understudy.app")
 
@@ -101,7 +101,7 @@ async def _failed(_request: Request, error: Exception) -> Response:
 
 async def _broken(_request: Request, error: Exception) -> Response:
     logger.error("bug", exc_info=error)
-    return _answer(ApiError(500, "The gateway failed: its log says how", type="server_error", code="internal_error"))
+    return _answer(internal_error())
 
 
 def _principal(worker: Worker, request: Request) -> Any:

@@ -8,6 +8,7 @@ no cookies, no compression, no upgrade.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from enum import Enum
 from typing import Protocol, cast
@@ -17,6 +18,9 @@ import httptools
 from gateway.data_plane.push import Headers
 
 MAX_HEAD = 64 * 1024  # bytes of response headers; an engine's are a few hundred
+
+
+logger = logging.getLogger("understudy.connection")
 
 
 class Failure(Enum):
@@ -122,7 +126,9 @@ class Connection(asyncio.Protocol):
         self.answered = True
         try:
             self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error, httptools.HttpParserCallbackError):
+                logger.error("bug while relaying", exc_info=error)  # ours, not the engine's: it must not go unseen
             self.fail(Failure.PROTOCOL)
 
     def eof_received(self) -> bool:

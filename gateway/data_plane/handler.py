@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -19,9 +20,11 @@ from gateway.data_plane.push import Downstream
 from gateway.data_plane.relay import Relay
 from gateway.data_plane.routing import RouteTable, Target, resolve
 from gateway.data_plane.sse import Usage
-from gateway.errors import ApiError, bad_request, unavailable
+from gateway.errors import ApiError, bad_request, internal_error, unavailable
 from monitors.conventions import Outcome
 from monitors.metrics import Recorder
+
+logger = logging.getLogger("understudy.handler")
 
 _TRACE = (b"traceparent", b"tracestate", b"baggage")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -66,6 +69,9 @@ class Handler:
                 raise
         except ApiError as error:
             self._refuse(error, request_id, down)
+        except Exception:
+            logger.exception("bug while admitting a request")
+            self._refuse(internal_error(), request_id, down)
 
     # -- admission ----------------------------------------------------------------------------------------------
 
