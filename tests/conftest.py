@@ -15,11 +15,15 @@ pytest_plugins = [f"tests.support.{name}" for name in ("left_out", "postgres", "
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def database_settings(request: pytest.FixtureRequest) -> DatabaseSettings:
+def database_settings(request: pytest.FixtureRequest) -> Iterator[DatabaseSettings]:
     """`[database]` of an empty database; a test that uses it runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
-        return DatabaseSettings()
-    return DatabaseSettings(url=request.getfixturevalue("postgres").create())
+        yield DatabaseSettings()
+        return
+    server = request.getfixturevalue("postgres")
+    settings = DatabaseSettings(url=server.create())
+    yield settings
+    server.drop(settings.url)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_an_interrupted_upgrade_changes_nothing(database_settings, data_dir, mon
 
 
 def _open_at_once(url, data_dir, gate):
-    gate.wait(60)
+    gate.wait(150)
     database = open_database(DatabaseSettings(url=url), data_dir, upgrade=True)
     with database.begin() as connection:
         bump(connection, "opened")
@@ -100,7 +100,7 @@ def test_several_processes_upgrade_at_once(database_settings, data_dir):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(150)
     assert [process.exitcode for process in processes] == [0] * 5
     database = open_database(database_settings, data_dir)
     assert value(database, "opened") == 5

@@ -82,7 +82,7 @@ def test_a_part_that_is_still_written_to_is_not_swept(local):
 
 def _publish_at_once(root, gate, failures):
     store = LocalStore(root)
-    gate.wait(60)
+    gate.wait(150)
     try:
         for _ in range(10):
             store.publish(DIGEST, files())
@@ -97,7 +97,7 @@ def test_several_processes_publish_the_same_at_once(local):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(150)
     assert [process.exitcode for process in processes] == [0] * 4
     assert failures.empty(), failures.get()
     assert local.list() == [DIGEST]

@@ -55,7 +55,7 @@ def _push_at_once(url, data_dir, folder, base_folder, gate, results):
     database = open_database(DatabaseSettings(url=url), data_dir)
     registry = Registry(database, ArtifactStore(ArtifactSettings(), data_dir))
     base = read_base(base_folder)
-    gate.wait(60)
+    gate.wait(150)
     results.put(registry.push(folder, "support", base=base, max_rank=16).name)
     database.close()
 
@@ -66,7 +66,7 @@ def test_several_processes_push_the_same_bytes(registry, artifacts, database_set
     processes = [SPAWN.Process(target=_push_at_once, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    names = {results.get(timeout=60) for _ in processes}
+    names = {results.get(timeout=150) for _ in processes}
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4

@@ -39,6 +39,10 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def drop(self, url: str) -> None:
+        """Remove a database that `create` made, whoever is still connected: each takes 8 MB of disk."""
+        self.execute(f"DROP DATABASE {url.split('@/')[1].split('?')[0]} WITH (FORCE)")
+
     def execute(self, statement: str) -> None:
         """Run one statement as superuser."""
         with psycopg.connect(f"host={self.folder} user=postgres dbname=postgres", autocommit=True) as connection:
