@@ -18,6 +18,7 @@ from gateway.config import Settings, is_loopback
 from gateway.control_plane.findings import Finding, fail, ok, warn
 from gateway.control_plane.sites import Site, find_sites
 from gateway.engines.client import EngineClient
+from gateway.engines.local import read_state
 
 _PATIENCE = 3.0             # seconds
 _KEYLESS = ("/adapters", "/invocations")
@@ -35,8 +36,9 @@ async def _check(settings: Settings) -> list[Finding]:
 
 
 async def _engine(settings: Settings, site: Site) -> list[Finding]:
-    if not site.url:
-        return [warn(site.name, "was never started here", "understudy up, or understudy engine")]
+    stopped = _stopped(settings, site)
+    if stopped:
+        return [stopped]
     key = "" if settings.engine.managed else settings.engine.api_key
     findings = []
     async with EngineClient(site.url, key, patience=_PATIENCE) as client:
@@ -58,6 +60,19 @@ async def _engine(settings: Settings, site: Site) -> list[Finding]:
             mend = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             findings.append(fail(site.name, "cannot load adapters at run time", mend))
     return [*findings, *await _exposure(site)]
+
+
+def _stopped(settings: Settings, site: Site) -> Finding | None:
+    """What its supervisor says about a managed engine that does not run."""
+    start = "understudy up, or understudy engine"
+    if not site.url:
+        return warn(site.name, "was never started here", start)
+    state = read_state(settings.data_dir, site.number) if site.gone else None
+    if state is None:
+        return None
+    if state.error:
+        return fail(site.name, state.error, f"its log: {settings.data_dir / 'logs' / site.name}.log")
+    return warn(site.name, "does not run", start)
 
 
 async def _exposure(site: Site) -> list[Finding]:

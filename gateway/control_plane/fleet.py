@@ -60,6 +60,8 @@ class Fleet:
             if agent.client.url != site.url:
                 await agent.client.aclose()
                 agent.client = EngineClient(site.url, self._api_key)
+            if site.waiting:
+                agent.away(site.waiting)
             if site.gone and agent.holdings:
                 await agent.gone()
 
@@ -118,7 +120,7 @@ class Fleet:
         Raises DatabaseError when one of them could not write.
         """
         for name, agent in self.agents.items():
-            if name not in self._steps and agent.client.url:
+            if name not in self._steps and not self._sites[name].waiting:
                 self._steps[name] = asyncio.create_task(agent.step(), name=f"step {name}")
         if not self._steps:
             return

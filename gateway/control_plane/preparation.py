@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from adapters.artifacts import ArtifactStore
 from adapters.errors import UnderstudyError
 from adapters.probes import Probes
-from adapters.tensor_file import chunks, read_header
+from adapters.tensor_file import TensorInfo, chunks, read_header
 from adapters.types import AdapterVersion
 from gateway.engines.reconcile import Assigned
 
@@ -87,6 +88,15 @@ def _changes_nothing(directory: Path) -> bool:
         tensors = read_header(path)
         with path.open("rb") as file:
             for name, tensor in tensors.items():
-                if "lora_B" in name and any(any(chunk) for chunk in chunks(file, tensor)):
+                if "lora_B" in name and any(_has_value(chunk, tensor) for chunk in chunks(file, tensor)):
                     return False
     return True
+
+
+def _has_value(chunk: bytes, tensor: TensorInfo) -> bool:
+    """True when some element is not zero. The sign bit does not count: -0.0 is zero too."""
+    import numpy
+
+    width = (tensor.end - tensor.start) // max(1, math.prod(tensor.shape))
+    elements = numpy.frombuffer(chunk, numpy.uint8).reshape(-1, width)
+    return bool(elements[:, :-1].any() or (elements[:, -1] & 0x7F).any())

@@ -14,11 +14,16 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One engine that should exist. `url` is empty until its supervisor has said it; `gone`: its process has ended."""
+    """One engine that should exist.
+
+    `url` is empty until its supervisor has said it. `waiting`: why it must not be used yet (a managed engine that
+    answers may still have to be warmed up). `gone`: its process has ended for certain.
+    """
 
     name: str
     url: str
     number: int = -1             # of a managed replica
+    waiting: str = ""
     gone: bool = False
 
 
@@ -40,8 +45,9 @@ def ask_for_restart(settings: Settings, site: Site, boot: str, reason: str) -> b
 def _managed(data_dir: Path, number: int) -> Site:
     state = read_state(data_dir, number)
     if state is None:
-        return Site(replica_name(number), "", number)
-    return Site(replica_name(number), state.url, number, gone=state.state in ("down", "stopped"))
+        return Site(replica_name(number), "", number, waiting="it was never started here")
+    waiting = "" if state.state == "ready" else f"its supervisor says: {state.error or state.state}"
+    return Site(replica_name(number), state.url, number, waiting, gone=state.state in ("down", "stopped"))
 
 
 def _names(settings: EngineSettings) -> list[str]:

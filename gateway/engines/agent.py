@@ -149,9 +149,12 @@ class ReplicaAgent:
             if not any(isinstance(step, Unload | BringUp) for step in steps):
                 return
 
+    def away(self, reason: str) -> None:
+        """It must not be used now, whatever it answers."""
+        self._down(reason)
+
     async def gone(self) -> None:
         """The engine process has ended for certain: nothing of it can need a file any more."""
-        self._down("not running")
         for version in list(self.holdings):
             await self._act(Forget(version))
 

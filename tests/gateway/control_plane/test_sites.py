@@ -27,6 +27,7 @@ def test_managed_engines_are_where_their_supervisor_says(data_dir, state, gone):
     first, second = find_sites(Settings(data_dir=data_dir, engine=EngineSettings(replicas=2)))
     assert (first.name, first.url, first.gone) == ("engine-0", "", False)
     assert (second.name, second.url, second.gone) == ("engine-1", "unix:/s", gone)
+    assert first.waiting and bool(second.waiting) == (state != "ready")
 
 
 def test_restarts_are_asked_for_where_somebody_listens(data_dir):

@@ -222,6 +222,7 @@ async def test_a_process_known_to_be_gone_holds_nothing(engine, agent, rows, mak
     want(agent, make(1))
     await agent.step()
     engine.stop()
+    agent.away("stopped")
     await agent.gone()
     assert rows.rows == {} and not agent.usable
 
