@@ -46,7 +46,7 @@ class Controller:
     ) -> None:
         self.lease = lease
         self.placement = Placement({})
-        self.preparation = Preparation(stores.artifacts, clock)
+        self.preparation = Preparation(stores.artifacts, clock, base.version)
         self._settings = settings
         self._stores = stores
         self._base = base

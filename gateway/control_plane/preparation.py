@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adapters.artifacts import ArtifactStore
-from adapters.errors import UnderstudyError
+from adapters.errors import ConfigError, UnderstudyError
 from adapters.probes import Probes
 from adapters.tensor_file import TensorInfo, chunks, read_header
 from adapters.types import AdapterVersion
@@ -24,8 +24,9 @@ log = logging.getLogger("understudy.controller")
 class Preparation:
     """Remembers what is prepared. Fetching gigabytes from a remote store must not hold up anything else."""
 
-    def __init__(self, artifacts: ArtifactStore, clock: Callable[[], float]) -> None:
+    def __init__(self, artifacts: ArtifactStore, clock: Callable[[], float], base_version: str = "") -> None:
         self._artifacts = artifacts
+        self._base = base_version.rpartition("@")[2]    # 12 hex digits of the digest; empty: not to be checked
         self._clock = clock
         self._ready: dict[str, Assigned] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -75,6 +76,9 @@ class Preparation:
             del self._tasks[version.name]
 
     def _assign(self, version: AdapterVersion) -> Assigned:
+        if self._base and not version.base_digest.startswith(self._base):
+            trained = version.base_digest[:12]
+            raise ConfigError(f"it was trained on base@{trained}, but the engines serve base@{self._base}: train it anew")
         path = self._artifacts.local_path(version.digest)
         recorded = version.manifest.get("probes")
         probes = Probes.from_json(json.dumps(recorded)) if recorded else None

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from gateway.data_plane.connection import Connection, Failure, Sink
 from gateway.data_plane.push import Headers
+from gateway.errors import ApiError, bad_gateway, gateway_timeout, no_replica
 
 if TYPE_CHECKING:
     from gateway.data_plane.upstreams import Upstream
+
+TIMEOUTS = (Failure.FIRST_BYTE, Failure.IDLE, Failure.TOTAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +125,12 @@ class Call:
         if sink is not None:
             self._upstream.done(self)
         return sink
+
+
+def as_error(failure: Failure) -> ApiError:
+    """The client's view of a failure."""
+    if failure in TIMEOUTS:
+        return gateway_timeout(failure.value)
+    if failure is Failure.CONNECT:
+        return no_replica("")
+    return bad_gateway(failure.value)

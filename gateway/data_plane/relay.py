@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from gateway.data_plane.call import Call
+from gateway.data_plane.call import TIMEOUTS, Call, as_error
 from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import render, sse_error, translate
 from gateway.data_plane.exchange import Exchange, Finished
@@ -18,11 +18,10 @@ from gateway.data_plane.protocol import rewrite
 from gateway.data_plane.push import Downstream, Headers
 from gateway.data_plane.sse import StreamEditor, Usage, read_usage, restamp
 from gateway.data_plane.upstreams import Upstream, choose
-from gateway.errors import ApiError, bad_gateway, gateway_timeout, no_replica
+from gateway.errors import ApiError, no_replica
 from monitors.conventions import Outcome
 
 MAX_BUFFERED = 64 * 1024**2  # bytes of an unstreamed answer that are held to restamp it
-_TIMEOUTS = (Failure.FIRST_BYTE, Failure.IDLE, Failure.TOTAL)
 
 logger = logging.getLogger("understudy.relay")
 
@@ -125,9 +124,9 @@ class Relay:
         if self._over:
             return
         if self._started:
-            self._stream_failed(_as_error(failure), Outcome.TRUNCATED)
-        elif failure in _TIMEOUTS or not self._again():
-            self._answer(_as_error(failure))
+            self._stream_failed(as_error(failure), Outcome.TRUNCATED)
+        elif failure in TIMEOUTS or not self._again():
+            self._answer(as_error(failure))
 
     # -- Producer: the client's side ----------------------------------------------------------------------------
 
@@ -156,7 +155,7 @@ class Relay:
         if editor.error is not None:
             self._stream_failed(self._translate(500, editor.error))
         elif not editor.done:
-            self._stream_failed(_as_error(Failure.TRUNCATED), Outcome.TRUNCATED)
+            self._stream_failed(as_error(Failure.TRUNCATED), Outcome.TRUNCATED)
         else:
             self._down.finish()
             self._done(200, Outcome.OK, self._usage())
@@ -207,8 +206,7 @@ class Relay:
         self._cancel()
         self._down.write(sse_error(error, self._exchange.request.endpoint.name))
         self._down.finish()
-        detail = error.detail or error.message
-        logger.warning("stream failed: %s", detail, extra={"response_id": self._exchange.response_id})
+        logger.warning("stream failed: %s", error.detail or error, extra={"response_id": self._exchange.response_id})
         self._done(200, outcome, self._usage())
 
     def _done(self, status: int, outcome: Outcome, usage: Usage) -> None:
@@ -250,12 +248,3 @@ class Relay:
 
     def _usage(self) -> Usage:
         return read_usage(self._editor.usage_event) if self._editor is not None else Usage()
-
-
-def _as_error(failure: Failure) -> ApiError:
-    """The client's view of a failure."""
-    if failure in _TIMEOUTS:
-        return gateway_timeout(failure.value)
-    if failure is Failure.CONNECT:
-        return no_replica("")
-    return bad_gateway(failure.value)

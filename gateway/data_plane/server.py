@@ -1,19 +1,13 @@
-"""`understudy serve`: a parent that owns the listening socket and the metrics port, and N uvicorn workers that answer.
-
-Ours is the way out: on SIGTERM a worker first answers on with `connection: close`, so that keep-alive clients leave by
-themselves, then stops listening and lets requests in flight finish.
-"""
+"""`understudy serve`: a parent that owns the listening socket and the metrics port, and N uvicorn workers."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import multiprocessing
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
@@ -27,79 +21,18 @@ from adapters.errors import ConfigError
 from adapters.keys import list_keys
 from gateway.config import Settings, ensure_data_dir, load_settings, parse_duration
 from gateway.data_plane.app import DataPlane
+from gateway.data_plane.draining import LAME_DUCK, DrainingServer
 from gateway.data_plane.hot_protocol import hot_protocol
 from gateway.lifetime import die_with_parent
 from gateway.logs import configure
 from monitors.metrics_server import start_metrics_server
 
-LAME_DUCK = 0.5  # seconds in which keep-alive clients are told to leave
 KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than clients keep theirs
 BACKLOG = 4096
 RESTART_AFTER = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds; a worker that dies again and again is not started in a frenzy
 STABLE_AFTER = 30.0  # seconds after which a worker's earlier deaths are forgotten
 
 logger = logging.getLogger("understudy.serve")
-
-
-class DrainingServer(uvicorn.Server):
-    """One worker's server. The first signal begins the drain; a second SIGINT ends it at once."""
-
-    def __init__(self, config: uvicorn.Config, app: DataPlane) -> None:
-        super().__init__(config)
-        self._worker = app.worker
-        self._leave_at = float("inf")
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain instead of closing at once."""
-        if self._worker.draining:
-            if sig == signal.SIGINT:
-                super().handle_exit(sig, frame)
-                super().handle_exit(sig, frame)
-            return
-        self._worker.draining = True
-        close = (b"connection", b"close")
-        self.config.encoded_headers.append(close)
-        self.server_state.default_headers = [*self.server_state.default_headers, close]
-        self._leave_at = time.monotonic() + LAME_DUCK
-
-    async def on_tick(self, counter: int) -> bool:
-        """Leave once the keep-alive clients had their chance."""
-        if time.monotonic() >= self._leave_at:
-            self.should_exit = True
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take in whoever is already in the queue, stop listening, answer them, then close what is idle.
-
-        A connection that the kernel accepted and nobody served would be reset; so would one whose request is still on
-        its way when idle connections are closed.
-        """
-        loop = asyncio.get_running_loop()
-        for listener in sockets or []:
-            for connection in _pending(listener):
-                await loop.connect_accepted_socket(self._protocol, connection)
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
-        await asyncio.sleep(LAME_DUCK)
-        await super().shutdown(sockets)
-
-    def _protocol(self) -> asyncio.Protocol:
-        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # a union of classes
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
-
-
-def _pending(listener: socket.socket) -> Iterator[socket.socket]:
-    """Connections that are waiting to be accepted."""
-    listener.setblocking(False)
-    while True:
-        try:
-            yield listener.accept()[0]
-        except OSError:
-            return
 
 
 def serve_command(
@@ -200,7 +133,7 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
     die_with_parent()
     configure("worker")
     app = DataPlane(settings)
-    server = DrainingServer(worker_config(settings, app), app)
+    server = DrainingServer(worker_config(settings, app), app.worker)
     server.run(sockets=[listener])
 
 

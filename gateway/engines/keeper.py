@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
             command,
             stdin=subprocess.DEVNULL,
             # One thread so far, so running Python between fork and exec is safe.
-            preexec_fn=die_with_parent,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - the keeper has no threads
         )
     except OSError as error:
         sys.stderr.write(f"error: {command[0]} cannot be started: {error.strerror}\n")

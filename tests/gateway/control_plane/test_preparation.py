@@ -27,6 +27,16 @@ async def test_it_is_prepared_in_the_background(world: World, preparation: Prepa
     assert preparation.error(version.name) == ""
 
 
+async def test_a_version_of_another_base_is_refused(world: World):
+    version = world.registry.get(world.push())
+    own, other = (Preparation(world.stores.artifacts, world.clock, f"base@{d[:12]}") for d in (version.base_digest, "f" * 64))
+    for preparation in (own, other):
+        preparation.get(version)
+        await preparation.settle()
+    assert own.get(version) is not None and own.error(version.name) == ""
+    assert other.get(version) is None and "the engines serve base@ffffffffffff" in other.error(version.name)
+
+
 async def test_a_slow_store_holds_up_nobody(world: World, preparation: Preparation, monkeypatch):
     slow, quick = world.registry.get(world.push(seed=1)), world.registry.get(world.push(seed=2))
     whole = world.stores.artifacts.local_path

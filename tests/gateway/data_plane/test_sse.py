@@ -81,7 +81,7 @@ def test_an_engines_error_ends_the_stream_without_its_end_marker() -> None:
 
 @pytest.mark.parametrize("endpoint", [RESPONSES, MESSAGES])
 def test_named_error_events(endpoint: object) -> None:
-    edit = StreamEditor(endpoint, ENGINE, PUBLIC, False)  # type: ignore[arg-type]
+    edit = StreamEditor(endpoint, ENGINE, PUBLIC, False)  # type: ignore[arg-type]  # parametrize gives objects
     assert edit.feed(b'event: error\ndata: {"type":"error","error":{"message":"x"}}\n\n') == b""
     assert edit.error == b'{"type":"error","error":{"message":"x"}}'
 

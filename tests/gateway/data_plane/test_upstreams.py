@@ -289,7 +289,7 @@ async def test_a_slow_reader_costs_the_engine_not_us() -> None:
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "e.sock"
-    server = await asyncio.start_unix_server(always(OK), path)  # type: ignore[arg-type]
+    server = await asyncio.start_unix_server(always(OK), path)  # type: ignore[arg-type]  # its callback may be a coroutine
     upstream = Upstream("e", f"unix:{path}", "secret", Timeouts())
     assert (await ask(upstream)).body == b"{}"
     upstream.close()

@@ -222,10 +222,10 @@ WRONG = [
 @pytest.mark.parametrize("call", CANNOT)
 def test_what_cannot_be_computed_is_no_verdict(call: object) -> None:
     with pytest.raises(InsufficientData):
-        call()  # type: ignore[operator]
+        call()  # type: ignore[operator]  # parametrize gives objects
 
 
 @pytest.mark.parametrize("call", WRONG)
 def test_what_makes_no_sense_is_refused(call: object) -> None:
     with pytest.raises(ValueError, match=r"."):
-        call()  # type: ignore[operator]
+        call()  # type: ignore[operator]  # parametrize gives objects
