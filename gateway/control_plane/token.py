@@ -42,7 +42,7 @@ def same_token(given: str, expected: str) -> bool:
 
 def _write_once(path: Path) -> None:
     """Whole or not at all, and only by the first of several processes."""
-    temporary = path.with_name(f"{FILE_NAME}.{os.getpid()}")
+    temporary = path.with_name(f"{FILE_NAME}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
