@@ -78,7 +78,7 @@ class Preparation:
     def _assign(self, version: AdapterVersion) -> Assigned:
         if self._base and not version.base_digest.startswith(self._base):
             trained = version.base_digest[:12]
-            raise ConfigError(f"it was trained on base@{trained}, but the engines serve base@{self._base}: train it anew")
+            raise ConfigError(f"trained on base@{trained}, but the engines serve base@{self._base}: train it anew")
         path = self._artifacts.local_path(version.digest)
         recorded = version.manifest.get("probes")
         probes = Probes.from_json(json.dumps(recorded)) if recorded else None

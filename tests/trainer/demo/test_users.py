@@ -52,5 +52,5 @@ def test_outcomes(status: int, headers: dict[str, str], body: str, stream: bool,
 
 
 def test_text_of_a_stream() -> None:
-    chunks = "".join('data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % c for c in "ab")
+    chunks = "".join(f'data: {{"choices": [{{"delta": {{"content": "{c}"}}}}]}}\n\n' for c in "ab")
     assert _text(httpx.Response(200, text=chunks + 'data: {"choices": []}\n\ndata: [DONE]\n\n'), stream=True) == "ab"
