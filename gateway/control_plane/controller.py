@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from adapters.errors import Conflict, DatabaseError
+from adapters.errors import Conflict, DatabaseError, UnderstudyError
 from gateway.config import Settings, parse_duration
 from gateway.control_plane.fleet import Fleet
 from gateway.control_plane.lease import Lease
@@ -155,6 +155,9 @@ class Controller:
             log.warning("%s", conflict)
             self.lease.lost()
             return self._interval
+        except UnderstudyError as error:  # one thing that cannot be done must not keep the engines unwatched
+            log.error("%s", error)
+            return self._interval
         if self._holding:
             log.info("the database is back")
             self._holding = False
@@ -183,7 +186,7 @@ class Controller:
 
     def _look_again_at_files(self) -> None:
         for agent in self.fleet.agents.values():
-            for version, count in agent.failures.items():
+            for version, count in agent.tries.failures.items():
                 self.preparation.again(version, f"{agent.name} {count}")
 
     def _unanswered(self, view: View) -> set[str]:

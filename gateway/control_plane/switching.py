@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from adapters.errors import Conflict
+from adapters.errors import Conflict, NotFound
 from adapters.types import Route
 from gateway.control_plane.fleet import Fleet
 from gateway.control_plane.preparation import Preparation
@@ -48,7 +48,7 @@ def judge(
         return Fail(error)
     holders = [fleet.agents[name] for name in placement.of(target) if fleet.agents[name].usable]
     for agent in holders:
-        if agent.failures.get(target, 0) >= TRIES:
+        if agent.tries.failures.get(target, 0) >= TRIES:
             held = agent.holdings.get(target)
             return Fail(f"{agent.name}: {held.error if held else 'it cannot be loaded'}")
     return Commit() if holders and all(agent.ready(target) for agent in holders) else None
@@ -72,8 +72,8 @@ class Switcher:
             verdict = judge(route, view, placement, fleet, preparation)
             try:
                 changed |= await asyncio.to_thread(self._carry_out, route, verdict, now)
-            except Conflict as conflict:  # an operator was faster: the next tick sees what they want
-                log.info("%s", conflict)
+            except (Conflict, NotFound) as overtaken:  # an operator was faster: the next tick sees what they want
+                log.info("%s", overtaken)
                 changed = True
         return changed
 

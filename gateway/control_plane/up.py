@@ -55,7 +55,7 @@ class _Up:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         running = {child.name: asyncio.create_task(child.run()) for child in self._children()}
         waiting = asyncio.create_task(self._announce())

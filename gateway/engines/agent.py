@@ -13,7 +13,7 @@ from typing import Protocol
 
 from adapters.errors import EngineRefused, EngineUnavailable
 from adapters.probes import Verdict
-from adapters.types import Holding, HoldingState, Replica
+from adapters.types import VERSION_PATTERN, Holding, HoldingState, Replica
 from gateway.engines.client import EngineClient, timed_out
 from gateway.engines.engine_metrics import EngineMetrics
 from gateway.engines.probe import BroughtUp, bring_up
@@ -30,10 +30,9 @@ from gateway.engines.reconcile import (
     poisoned_by,
     started,
 )
+from gateway.engines.tries import Tries
 
 METRICS_EVERY = 2.0        # seconds: /metrics is 50 kB, so it is read only where it can matter
-RETRY_FIRST = 0.5          # seconds until a failed version is tried again; doubles
-RETRY_MOST = 60.0
 _UNSEEN = "not looked at yet"
 _MOST_ROUNDS = 64          # steps and looks in one go
 
@@ -75,8 +74,7 @@ class ReplicaAgent:
         self.holdings = dict(holdings or {})
         self.seen = Observation(up=False, error=_UNSEEN)
         self.looked_at = 0.0
-        self.failures: dict[str, int] = {}
-        self._retry_at: dict[str, float] = {}
+        self.tries = Tries()
         self._recheck: set[str] = set()
         self._metrics: EngineMetrics | None = None
         self._metrics_at = 0.0
@@ -90,12 +88,11 @@ class ReplicaAgent:
     @property
     def replica(self) -> Replica:
         """The row of this replica as last seen."""
-        loras, cpu_loras = self.slots
         error = self.seen.error
         if poison := self.poison:
             error = f"its memory may hold NaN since {poison.version} was probed: it gets no traffic until it restarts"
         return Replica(
-            self.name, self.client.url, self.seen.up, self.seen.boot, self.looked_at, error, loras, cpu_loras
+            self.name, self.client.url, self.seen.up, self.seen.boot, self.looked_at, error, *self.slots
         )
 
     @property
@@ -122,14 +119,13 @@ class ReplicaAgent:
     def ready(self, version: str) -> bool:
         """True when requests for `version` may be sent here."""
         held = self.holdings.get(version)
-        return (
-            self.usable and held is not None and held.state is HoldingState.READY and held.boot == self.seen.boot
-        )
+        current = held is not None and held.boot == self.seen.boot
+        return self.usable and held is not None and current and held.state is HoldingState.READY
 
     def recheck(self, version: str) -> None:
         """Probe it again at the next step, also if it is ready or waits for another try."""
         self._recheck.add(version)
-        self._retry_at.pop(version, None)
+        self.tries.hurry(version)
 
     async def step(self) -> None:
         """Look, and act until nothing is left to do. Raises DatabaseError; an engine's errors become what is seen."""
@@ -137,9 +133,7 @@ class ReplicaAgent:
             await self._look()
             self._forget_failures()
             desired = replace(self.desired, recheck=frozenset(self._recheck), max_cpu_loras=self.slots[1])
-            now = self._clock()
-            waiting = frozenset(version for version, at in self._retry_at.items() if at > now)
-            steps = plan(self.seen, self.holdings, desired, waiting)
+            steps = plan(self.seen, self.holdings, desired, self.tries.waiting(self._clock()))
             try:
                 for step in steps:
                     await self._act(step)
@@ -179,8 +173,7 @@ class ReplicaAgent:
         self._silences = 0
         if not self.seen.up or self.seen.boot != metrics.boot:
             log.info("%s is up at %s (boot %s)", self.name, self.client.url, metrics.boot)
-            self.failures.clear()
-            self._retry_at.clear()
+            self.tries = Tries()
         in_use = metrics.adapters if metrics.running else frozenset()
         self.seen = Observation(True, metrics.boot, adapters, in_use, metrics.running)
         self.looked_at = now
@@ -188,7 +181,8 @@ class ReplicaAgent:
     async def _read_metrics(self, adapters: dict[str, str], now: float) -> EngineMetrics:
         """Afresh after any change that a restart could explain, while something drains, and now and then."""
         changed = dict(self.seen.adapters) != adapters or not self.seen.up
-        draining = not set(adapters) <= {item.version for item in self.desired.assigned}
+        ours = {name for name in adapters if VERSION_PATTERN.fullmatch(name)}
+        draining = not ours <= {item.version for item in self.desired.assigned}
         if self._metrics is None or changed or draining or now - self._metrics_at >= METRICS_EVERY:
             self._metrics = await self.client.metrics()
             self._metrics_at = now
@@ -201,13 +195,10 @@ class ReplicaAgent:
         self.seen = Observation(up=False, boot=self.seen.boot, error=error)
 
     def _forget_failures(self) -> None:
-        if self.desired.hold:
-            return
         assigned = {item.version for item in self.desired.assigned}
-        for version in set(self.failures) - assigned:
-            self.failures.pop(version, None)
-            self._retry_at.pop(version, None)
-        self._recheck &= assigned
+        if not self.desired.hold:
+            self.tries.retain(assigned)
+            self._recheck &= assigned
 
     async def _act(self, step: Step) -> None:
         if isinstance(step, Forget):
@@ -228,7 +219,7 @@ class ReplicaAgent:
             log.warning("%s does not unload %s: %s", self.name, step.version, error)
             return
         state = HoldingState.FAILED if step.error else HoldingState.UNLOADED
-        await self._act(Note(step.version, state, step.error))  # kept until this process is gone: it may read the files
+        await self._act(Note(step.version, state, step.error))  # kept while this process may read the files
         log.info("%s unloaded %s%s", self.name, step.version, f": {step.error}" if step.error else "")
 
     async def _bring_up(self, step: BringUp) -> None:
@@ -247,14 +238,11 @@ class ReplicaAgent:
 
     def _account(self, version: str, result: BroughtUp, now: float, took: float) -> None:
         if result.ready:
-            self.failures.pop(version, None)
+            self.tries.succeeded(version)
             self._on_load(took)
             log.info("%s holds %s after %.3f s, probe: %s", self.name, version, took, result.probe.get("verdict"))
             return
-        count = self.failures.get(version, 0) + 1
-        self.failures[version] = count
-        delay = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(count - 1, 30))
-        self._retry_at[version] = now + delay
+        count = self.tries.failed(version, now)
         level = logging.ERROR if result.probe.get("verdict") == Verdict.NON_FINITE else logging.WARNING
         log.log(level, "%s cannot serve %s (try %d): %s", self.name, version, count, result.error)
 

@@ -17,7 +17,7 @@ from adapters.base import BaseModelInfo
 from adapters.database import open_database
 from adapters.errors import EngineRefused
 from adapters.probes import Verdict
-from adapters.settings import DatabaseSettings
+from adapters.settings import ArtifactSettings, DatabaseSettings
 from adapters.types import HoldingState, Stage
 from gateway.config import Settings
 from gateway.control_plane.controller import Controller
@@ -74,7 +74,11 @@ async def plane(
     real_engine: RealEngine, marker_adapters: dict[str, Path], demo_base: BaseModelInfo, tmp_path: Path, request
 ) -> AsyncIterator[Plane]:
     more = getattr(request, "param", {})
-    settings = Settings(data_dir=real_engine.data_dir, engine=REAL.model_copy(update=more))
+    settings = Settings(
+        data_dir=real_engine.data_dir,
+        engine=REAL.model_copy(update=more),
+        artifacts=ArtifactSettings(url=str(tmp_path / "artifacts")),
+    )
     database = open_database(DatabaseSettings(), tmp_path)
     world = World(tmp_path, settings, database, demo_base, [], clock=RealClock())
     made = Plane(world, marker_adapters)
@@ -197,15 +201,15 @@ async def test_killed_and_back_without_an_operator(plane: Plane, real_engine: Re
 
 
 async def test_nan_quarantines_and_the_engine_starts_afresh(plane: Plane, real_engine: RealEngine, tmp_path: Path):
-    """The registry refuses non-finite tensors; finite ones that overflow only show on the engine."""
-    good = plane.push(plane.markers["A"])
+    """The registry refuses such weights; here they come between the registry and the engine."""
+    good, bad = plane.push(plane.markers["A"]), plane.push(plane.markers["B"])
     await plane.serve(good)
     boot = real_engine.state.boot
-    broken = shutil.copytree(plane.markers["B"], tmp_path / "broken")
-    tensors = load_file(broken / "adapter_model.safetensors")
+    stored = Path(plane.world.stores.artifacts.local_path(plane.world.registry.get(bad).digest))
+    tensors = load_file(stored / "adapter_model.safetensors")
+    (stored / "adapter_model.safetensors").unlink()
     huge = {name: numpy.full_like(value, 1e30) for name, value in tensors.items()}
-    save_file(huge, broken / "adapter_model.safetensors")
-    bad = plane.push(broken)
+    save_file(huge, stored / "adapter_model.safetensors", {"format": "pt"})
     plane.world.routes.set_target("r", bad)
     await plane.until(lambda: plane.world.route().target is None, "given up")
     assert plane.world.registry.get(bad).stage is Stage.QUARANTINED

@@ -158,7 +158,7 @@ async def test_failures_back_off_and_are_counted(engine, agent, rows, clock, mak
     for attempt, wait in ((1, 0.5), (2, 1.0), (3, 2.0)):
         await agent.step()
         await agent.step()  # not again before its time
-        assert (engine.loads(version), agent.failures[version]) == (attempt, attempt)
+        assert (engine.loads(version), agent.tries.failures[version]) == (attempt, attempt)
         assert rows.rows[version].state is HoldingState.FAILED
         clock.now += wait - 0.01
         await agent.step()
@@ -166,7 +166,7 @@ async def test_failures_back_off_and_are_counted(engine, agent, rows, clock, mak
         clock.now += 0.02
     engine.misbehave.ignore.clear()
     await agent.step()
-    assert agent.ready(version) and agent.failures == {}
+    assert agent.ready(version) and agent.tries.failures == {}
 
 
 async def test_a_failing_version_does_not_hold_up_the_others(engine, agent, make):
@@ -277,7 +277,7 @@ async def test_an_engine_that_dies_while_loading(engine, agent, rows, make):
     await asyncio.to_thread(engine.stop)
     await stepping
     assert not agent.usable and rows.rows[make(1).version].state is HoldingState.LOADING
-    assert agent.failures == {}  # it says nothing about the version
+    assert agent.tries.failures == {}  # it says nothing about the version
     engine.misbehave.slow = 0.0
     engine.start()
     await agent.step()
