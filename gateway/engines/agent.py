@@ -131,7 +131,10 @@ class ReplicaAgent:
         """Look, and act until nothing is left to do. Raises DatabaseError; an engine's errors become what is seen."""
         for _ in range(_MOST_ROUNDS):
             await self._look()
-            self._forget_failures()
+            if not self.desired.hold:
+                assigned = {item.version for item in self.desired.assigned}
+                self.tries.retain(assigned)
+                self._recheck &= assigned
             desired = replace(self.desired, recheck=frozenset(self._recheck), max_cpu_loras=self.slots[1])
             steps = plan(self.seen, self.holdings, desired, self.tries.waiting(self._clock()))
             try:
@@ -193,12 +196,6 @@ class ReplicaAgent:
             level = logging.WARNING if self.seen.up else logging.INFO  # one that is only starting is not news
             log.log(level, "%s is down: %s", self.name, error)
         self.seen = Observation(up=False, boot=self.seen.boot, error=error)
-
-    def _forget_failures(self) -> None:
-        assigned = {item.version for item in self.desired.assigned}
-        if not self.desired.hold:
-            self.tries.retain(assigned)
-            self._recheck &= assigned
 
     async def _act(self, step: Step) -> None:
         if isinstance(step, Forget):

@@ -12,7 +12,8 @@ _LINE_LIMIT = 300          # characters of a line that are repeated elsewhere
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STAMP = re.compile(r"^\([\w-]+ pid=\d+\)\s*|^(?:INFO|WARNING|ERROR|DEBUG) \d\d-\d\d [\d:]+ (?:\[[^\]]*\] ?)?")
-_TELLING = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b.*|.*\berror: .*|Killed.*|OSError.*)$")
+_TELLING = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b.*|.*\berror: .*|Value error, .*|Killed.*)$")
+_DETAIL = re.compile(r" \[type=\w+, input_value=.*")   # what pydantic adds behind its reason
 # Wrappers that only say that something else went wrong.
 _HOLLOW = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|See root cause above")
 
@@ -57,6 +58,7 @@ def _lines(path: Path, start: int) -> list[str]:
 def _clean(line: str) -> str:
     """Without colours, process names and time stamps."""
     line = _COLOUR.sub("", line).strip()
+    line = _DETAIL.sub("", line)
     for _ in range(3):  # the stamps come one behind the other
         line = _STAMP.sub("", line).strip()
     return line if len(line) <= _LINE_LIMIT else line[: _LINE_LIMIT - 3] + "..."

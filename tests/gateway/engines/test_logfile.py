@@ -32,6 +32,16 @@ def test_wrong_options_are_found(tmp_path: Path):
     assert telling_line(path) == "api_server.py: error: unrecognized arguments: --nonsense"
 
 
+def test_wrong_settings_are_found(tmp_path: Path):
+    path = tmp_path / "e.log"
+    path.write_text(
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+        "  Value error, max_model_len (100000) is too long. [type=value_error, input_value=ArgsKwargs(), x]\n"
+        "    For further information visit https://errors.pydantic.dev/2.14/v/value_error\n"
+    )
+    assert telling_line(path) == "Value error, max_model_len (100000) is too long."
+
+
 def test_earlier_runs_do_not_count(tmp_path: Path):
     path = tmp_path / "logs" / "e.log"
     assert open_log(path) == 0
