@@ -149,28 +149,24 @@ def compare(
 ) -> ProbeResult:
     """Compares what an engine answered to the probes with what the trainer recorded.
 
-    `observed_adapter[i]` and `observed_base[i]` are the engine's most likely next tokens
-    (id → logprob) after `probes.prefixes[i]`, with the adapter and without; None or empty
-    where it gave none. Without `observed_base` the recorded base stands in for it.
+    `observed_…[i]`: the engine's most likely next tokens (id → logprob) after `prefixes[i]`, None
+    where it gave none. Without `observed_base` the recorded base stands in.
 
-    `tolerance` is in nats, for the largest difference over material tokens. Where adapter
-    and base themselves differ by less than twice that, half their gap is used instead, but
-    never less than NOISE: a weak adapter must still be told from no adapter, as far as the
-    engine's arithmetic allows. Raises ValueError for a tolerance that is not positive.
+    `tolerance` (nats) is for the largest difference over material tokens; half the gap between
+    adapter and base where that is less, but never below NOISE: a weak adapter must be told from
+    none, as far as the engine's arithmetic allows. Raises ValueError unless it is positive.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance {tolerance}: must be positive")
     answers = _complete(probes, observed_adapter)
-    bases = _complete(probes, observed_base) if observed_base is not None else list(probes.base)
+    bases = list(probes.base) if observed_base is None else _complete(probes, observed_base)
     if answers is None or bases is None:
         return ProbeResult(Verdict.MISSING)
     if not all(math.isfinite(value) for item in (*answers, *bases) for value in item.values()):
         return ProbeResult(Verdict.NON_FINITE)
-
     prefix, token, gap = _telling(probes)
     applied = min(tolerance, max(gap / 2, NOISE))
-    errors = _differences(probes.adapter, answers)
-    base_distance = max(_differences(answers, bases))
+    errors, base_distance = _differences(probes.adapter, answers), max(_differences(answers, bases))
     return ProbeResult(
         verdict=_verdict(max(errors), base_distance, gap, applied),
         max_difference=max(errors),
@@ -181,10 +177,15 @@ def compare(
         tolerance=applied,
         prefix=prefix,
         token=token,
-        recorded=probes.adapter[prefix].get(token, min(probes.adapter[prefix].values())),
-        base=probes.base[prefix].get(token, min(probes.base[prefix].values())),
+        recorded=_value(probes.adapter[prefix], token),
+        base=_value(probes.base[prefix], token),
         observed=answers[prefix].get(token),
     )
+
+
+def _value(recorded: Logprobs, token: int) -> float:
+    """What was recorded for a token; for one that was not listed, the least of those that were."""
+    return recorded.get(token, min(recorded.values()))
 
 
 def _verdict(error: float, base_distance: float, gap: float, tolerance: float) -> Verdict:

@@ -27,19 +27,13 @@ CONTROLLER = "tests/gateway/control_plane/test_controller.py"
 SERVE = "tests/gateway/data_plane/test_serve.py"
 SUPERVISOR = "tests/gateway/engines/test_supervisor.py"
 TESTED_ELSEWHERE = {
-    **{f"gateway.control_plane.{name}": CONTROLLER for name in (
-        "fleet", "lease", "metrics", "preparation", "publish", "publisher", "sites", "switching", "view", "wanted",
-    )},
+    "gateway.control_plane.fleet": CONTROLLER,
     **{f"gateway.data_plane.{name}": SERVE for name in (
         "app", "asgi", "draining", "exchange", "handler", "hot_protocol", "push", "relay", "server", "watcher", "worker",
     )},
-    "gateway.engines.keeper": SUPERVISOR,
-    "gateway.engines.process": SUPERVISOR,
     "gateway.lifetime": SUPERVISOR,
     "gateway.logs": SERVE,
-    "gateway.subprocesses": SUPERVISOR,
-    "gateway.cli_serve": "tests/test_openai_client.py",          # the stack it runs against is `understudy up`
-    "gateway.control_plane.service": "tests/test_openai_client.py",
+    "gateway.control_plane.service": "tests/test_openai_client.py",  # its stack is `understudy up`
     "trainer.cli": "tests/trainer/demo/test_story.py",
 }  # fmt: skip
 # module → module-level state it may keep, and why.

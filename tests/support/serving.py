@@ -26,6 +26,8 @@ from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot
 ROOT = Path(__file__).parents[2]
 STABLE, OTHER = "support@aaaaaaaaaaaa", "support@bbbbbbbbbbbb"
 BASE = "base@000000000000"
+CHAT = "/v1/chat/completions"
+ASK: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def free_port() -> int:
@@ -214,3 +216,19 @@ async def obliging(asked: Asked, writer: asyncio.StreamWriter) -> None:
     if asked.json.get("stream_options", {}).get("include_usage"):
         writer.write(event(asked, None, usage=True))
     writer.write(http_chunk(b"data: [DONE]\n\n") + http_chunk(b""))
+
+
+def client(gateway: Gateway, **options: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=gateway.url, timeout=20, **options)
+
+
+async def routed(gateway: Gateway, engines: dict[str, str], **options: Any) -> None:
+    """Publish, and wait until the worker has switched."""
+    before = gateway.publish(engines, **options)
+    async with client(gateway) as http:
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if (await http.get("/readyz")).status_code == 200:
+                await asyncio.sleep(0.1)
+                return
+    raise AssertionError(f"snapshot {before} was not adopted: {gateway.log.read_text()}")
