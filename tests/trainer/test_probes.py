@@ -85,7 +85,7 @@ class TestRealEngine:
             engine.load(f"probe-{name}", folder)
         for name, folder in made.items():
             probes = Probes.read(folder)
-            observed_base = engine.logprobs("base", probes.prefixes)
+            observed_base = engine.logprobs(engine.base, probes.prefixes)
             for served in made:
                 result = compare(probes, engine.logprobs(f"probe-{served}", probes.prefixes), observed_base)
                 print(name, served, result)
@@ -103,7 +103,7 @@ class TestRealEngine:
             asked = (tk.BOS_ID, tk.USER_ID, *tk.encode(example.prompt), tk.ASSISTANT_ID)
             prefixes += [asked, (*asked, *tk.encode(example.answer)[:1])]
         probes = record_probes("demo", made["sft"], prefixes)
-        observed, base = engine.logprobs("headroom", prefixes), engine.logprobs("base", prefixes)
+        observed, base = engine.logprobs("headroom", prefixes), engine.logprobs(engine.base, prefixes)
         result = compare(probes, observed, base)
         print(result)
         assert result.mean_difference < 0.02

@@ -88,7 +88,7 @@ def test_it_mostly_knows_the_tasks_when_greedy():
 @pytest.mark.engine
 def test_a_real_vllm_serves_it(engine):
     examples = world.examples(200, 21, "held_out")
-    greedy = engine.replies("base", [e.prompt for e in examples], temperature=0)
+    greedy = engine.replies(engine.base, [e.prompt for e in examples], temperature=0)
     right = sum(world.correct(r, e.answer) for r, e in zip(greedy, examples, strict=True)) / 200
     assert right > 0.65
     same = measure.sample(load_base("demo"), [e.prompt for e in examples], temperature=0)
