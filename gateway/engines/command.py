@@ -69,6 +69,11 @@ def installed_package() -> VllmPackage:
     )
 
 
+def device_of(settings: EngineSettings, package: VllmPackage) -> str:
+    """'cpu' or 'gpu': as configured, else what the installed package is for."""
+    return package.device if settings.device == "auto" else settings.device
+
+
 def socket_path(data_dir: Path, replica: int) -> Path | None:
     """Where replica number `replica` listens; None when the path is longer than Unix sockets allow (107 bytes)."""
     path = data_dir / "engines" / f"{replica}.sock"
@@ -89,7 +94,7 @@ def build_command(
     `environ` is this process's environment, read for CUDA_VISIBLE_DEVICES. Raises ConfigError when extra_args sets
     something that must be set elsewhere, or when there are fewer GPUs than the replicas need.
     """
-    device = package.device if settings.device == "auto" else settings.device
+    device = device_of(settings, package)
     ours = {
         "--model": (base,),
         "--served-model-name": (settings.served_name,),

@@ -14,7 +14,8 @@ from adapters.errors import ConfigError, EngineRefused, EngineUnavailable
 from gateway.config import EngineSettings, parse_duration
 from gateway.engines.backoff import Backoff
 from gateway.engines.client import EngineClient
-from gateway.engines.command import VllmPackage, build_command, socket_path
+from gateway.engines.command import Command, VllmPackage, build_command, device_of, socket_path
+from gateway.engines.cpu_lora_fix import install
 from gateway.engines.local import LocalEngine, read_state, replica_name, supervise, take_restart_request, write_state
 from gateway.engines.process import EngineProcess, Report
 from gateway.engines.sessions import end_recorded, first_child
@@ -74,9 +75,7 @@ class EngineSupervisor:
     async def _one_life(self, stop: asyncio.Event) -> str:
         """Start, watch, end. Returns why it ended."""
         site, url = self._site, self._address()
-        command = build_command(
-            site.settings, site.package, site.base, url, replica=site.number, environ=os.environ
-        )
+        command = await asyncio.to_thread(_command, site, url)
         process = EngineProcess(self._state.name, command, url, site.log)
         self._report(f"{self._state.name}: starting {site.package.name} {site.package.version}, log in {site.log}")
         stopping = asyncio.create_task(stop.wait())
@@ -156,6 +155,17 @@ class EngineSupervisor:
         self._state = replace(self._state, since=time.time(), **changes)  # type: ignore[arg-type]  # fields by name
         with contextlib.suppress(ConfigError):  # a full disk must not end a running engine
             write_state(self._site.data_dir, self._site.number, self._state)
+
+
+def _command(site: EngineSite, url: str) -> Command:
+    command = build_command(site.settings, site.package, site.base, url, replica=site.number, environ=os.environ)
+    if device_of(site.settings, site.package) != "cpu":
+        return command
+    try:
+        plugin = install(site.data_dir / "engines" / "plugins", {**os.environ, **command.environment})
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be written: {error.strerror}") from None
+    return replace(command, environment={**command.environment, **plugin})
 
 
 def check_site(site: EngineSite) -> None:

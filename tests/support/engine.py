@@ -9,17 +9,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapters.base import resolve_base
 from gateway.config import EngineSettings
 from gateway.engines.backoff import Backoff
+from gateway.engines.client import EngineClient
 from gateway.engines.command import installed_package
 from gateway.engines.local import LocalEngine, read_state
 from gateway.engines.supervisor import EngineSite, EngineSupervisor
 
-__all__ = ["REAL", "RealEngine", "real_engine"]
+__all__ = ["REAL", "RealEngine", "long_answer", "real_engine"]
 
 REAL = EngineSettings(base_model="demo", max_loras=4, max_cpu_loras=8, max_model_len=256)
 PATIENCE = 300.0   # seconds: the machine may be busy with other tests
@@ -88,6 +90,12 @@ class RealEngine:
             self._error = error
         finally:
             self._loop.close()
+
+
+async def long_answer(client: EngineClient, model: str) -> Any:
+    """Eight sampled completions of 240 tokens each: something that runs for seconds."""
+    body = {"model": model, "prompt": [1, 40, 41], "max_tokens": 240, "min_tokens": 240, "n": 8, "temperature": 1.0}
+    return (await client._http.post("/v1/completions", json=body, timeout=120)).json()
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ class Misbehaviour:
     dead: bool = False                                                 # /health says 503
     hang: bool = False                                                 # nothing is answered
     garbage: bool = False                                              # /v1/completions without logprobs
+    mixes: str = ""                                                    # the base answers with this version's weights
     in_use: set[str] = field(default_factory=set)                      # adapters with requests in flight
 
 
@@ -202,6 +203,8 @@ class FakeEngine:
         if self.poisoned:
             message = "Out of range float values are not JSON compliant: nan"
             return 400, {"error": {"message": message, "type": "BadRequestError", "param": None, "code": 400}}
+        if model == self.base and self.misbehave.mixes in self.adapters:
+            model = self.misbehave.mixes
         plain = model == self.base or model in self.misbehave.ignore
         key = BASE_KEY if plain else weights_key(self.adapters[model])
         choices = []

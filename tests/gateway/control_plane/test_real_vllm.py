@@ -15,17 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from adapters.base import BaseModelInfo
 from adapters.database import open_database
-from adapters.errors import EngineRefused
-from adapters.probes import Verdict
 from adapters.settings import ArtifactSettings, DatabaseSettings
 from adapters.types import HoldingState, Stage
 from gateway.config import Settings
 from gateway.control_plane.controller import Controller
 from gateway.engines.client import EngineClient
-from gateway.engines.probe import bring_up
-from gateway.engines.reconcile import Assigned
 from gateway.engines.sessions import session_members
-from tests.support.engine import REAL, RealEngine
+from tests.support.engine import REAL, RealEngine, long_answer
 from tests.support.world import World
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -116,30 +112,6 @@ async def test_probes_of_other_weights_are_refused_with_numbers(plane: Plane, tm
     assert "nats" in plane.world.route().error
 
 
-async def test_an_adapter_without_effect_is_told_from_one_that_is_ignored(plane: Plane, real_engine, tmp_path: Path):
-    """All-zero B with another adapter's probes: the engine answers like the base."""
-    silent = shutil.copytree(plane.markers["A"], tmp_path / "silent")
-    tensors = load_file(silent / "adapter_model.safetensors")
-    zeroed = {name: value * 0 if "lora_B" in name else value for name, value in tensors.items()}
-    save_file(zeroed, silent / "adapter_model.safetensors")
-    async with EngineClient(real_engine.url) as client:
-        probes = plane_probes(plane.markers["A"])
-        result = await bring_up(client, Assigned("r@00000000000a", str(silent), probes), "base", False)
-        assert not result.ready and result.probe["verdict"] == Verdict.IGNORED
-        weak = await bring_up(client, Assigned("r@00000000000b", str(silent), None), "base", False)
-        assert not weak.ready and weak.probe["verdict"] == Verdict.IGNORED
-        true = await bring_up(client, Assigned("r@00000000000c", str(plane.markers["A"]), None), "base", False)
-        assert true.ready and true.probe == {"verdict": "none"}
-        with pytest.raises(EngineRefused, match="does not exist"):  # what failed was taken off again
-            await client.probe("r@00000000000a", [[1]])
-
-
-def plane_probes(folder: Path):
-    from adapters.probes import Probes
-
-    return Probes.read(folder)
-
-
 async def test_an_adapter_unloaded_behind_our_back_returns(plane: Plane, real_engine: RealEngine):
     version = plane.push(plane.markers["A"])
     await plane.serve(version)
@@ -180,11 +152,6 @@ async def test_a_retired_version_drains_by_the_engines_own_word(plane: Plane, re
         await plane.until(gone, "unloaded")
         assert first not in await client.models()
         assert (await asking)["choices"][0]["finish_reason"] == "length"  # nobody was cut off
-
-
-async def long_answer(client: EngineClient, model: str):
-    body = {"model": model, "prompt": [1, 40, 41], "max_tokens": 240, "min_tokens": 240, "n": 8, "temperature": 1.0}
-    return (await client._http.post("/v1/completions", json=body, timeout=120)).json()
 
 
 async def test_killed_and_back_without_an_operator(plane: Plane, real_engine: RealEngine):

@@ -100,6 +100,13 @@ async def test_without_probes_it_must_at_least_differ_from_the_base(engine, clie
     assert (await bring_up(client, silent, "base", listed=False)).ready
 
 
+async def test_a_base_that_answers_with_an_adapters_weights_is_not_the_adapters_fault(engine, client, make, caplog):
+    engine.misbehave.mixes = make(1).version
+    result = await bring_up(client, make(1), "base", listed=False)
+    assert result.ready and result.probe["verdict"] == "match"
+    assert "answers for the base with an adapter's weights" in caplog.text
+
+
 async def test_answers_without_logprobs_fail_the_version_not_the_engine(engine, client, make):
     engine.misbehave.garbage = True
     result = await bring_up(client, make(1), "base", listed=False)
