@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.errors import TrainingError
+from adapters.errors import ConfigError, TrainingError
 from adapters.probes import Probes, material_differences
 from trainer.model import DType, first_line, load_base, load_tokenizer
 
@@ -95,7 +95,7 @@ def load_adapter(base: str | Path, adapter_dir: str | Path, dtype: DType = "floa
         raise TrainingError(f"{folder} is not an adapter directory (no adapter_config.json there)")
     try:
         return PeftModel.from_pretrained(load_base(base, dtype), str(folder)).eval()
-    except TrainingError:
+    except (TrainingError, ConfigError):
         raise
     except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
         reason = first_line(error)

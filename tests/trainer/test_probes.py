@@ -89,7 +89,8 @@ class TestRealEngine:
             for served in made:
                 result = compare(probes, engine.logprobs(f"probe-{served}", probes.prefixes), observed_base)
                 print(name, served, result)
-                assert result.verdict is (Verdict.MATCH if served == name else Verdict.MISMATCH), (name, served)
+                # Another adapter may answer like the base where this one does not: refused either way.
+                assert (result.verdict is Verdict.MATCH) is (served == name), (name, served)
                 assert result.base_drift < TOLERANCE
             ignored = compare(probes, observed_base, observed_base)
             assert ignored.verdict is Verdict.IGNORED
