@@ -83,7 +83,7 @@ async def kill_one_engine(stack: Stack, users: int) -> dict[str, Any]:
     killed = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     await until(lambda: not _holds(stack, victim), 30, f"{victim} to be seen as down")
-    back = await until(lambda: _holds(stack, victim), 240, f"{victim} to come back with its adapters")
+    back = await until(lambda: _holds(stack, victim), 600, f"{victim} to come back with its adapters")
     await asyncio.sleep(3.0)
     load.stopping = True
     await running
