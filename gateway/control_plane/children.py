@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 
 from adapters.errors import UnderstudyError
@@ -102,8 +103,11 @@ class Child:
 
     async def _pump(self, output: asyncio.StreamReader) -> None:
         """Every line to the log; warnings and what is no structured log, to people."""
-        await asyncio.to_thread(open_log, self._log)
-        with self._log.open("ab") as log:
+        with contextlib.ExitStack() as stack:
+            log: FileIO | None = None
+            with contextlib.suppress(OSError):  # a full disk must not stop the child
+                await asyncio.to_thread(open_log, self._log)
+                log = stack.enter_context(self._log.open("ab", buffering=0))
             while True:
                 try:
                     line = await output.readline()
@@ -111,9 +115,9 @@ class Child:
                     continue
                 if not line:
                     return
-                with contextlib.suppress(OSError):  # a full disk must not stop the child
-                    log.write(line)
-                    log.flush()
+                with contextlib.suppress(OSError):
+                    if log is not None:
+                        log.write(line)
                 self._pass_on(line.decode(errors="replace").rstrip())
 
     def _pass_on(self, line: str) -> None:

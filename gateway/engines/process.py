@@ -40,7 +40,10 @@ class EngineProcess:
 
     async def start(self) -> SessionRecord:
         """Start it, and return what identifies its processes later. Raises EngineUnavailable."""
-        output = await asyncio.to_thread(self._prepare)
+        try:
+            output = await asyncio.to_thread(self._prepare)
+        except OSError as error:
+            raise EngineUnavailable(f"{self.name}: {error.filename} cannot be written: {error.strerror}") from None
         with output:
             self._process = await asyncio.create_subprocess_exec(
                 *module_command("gateway.engines.keeper", str(GRACE), "--", *self._command.argv),

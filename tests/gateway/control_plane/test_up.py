@@ -163,6 +163,33 @@ def test_a_port_in_use_ends_everything_with_one_line(up: Up, number, setting):
     assert "Traceback" not in up.log.read_text()
 
 
+def fill(folder: Path) -> Path:
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    return filler
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(up: Up, small_disk: Path):
+    up.config.write_text(up.config.read_text().replace('data_dir = "data"', f'data_dir = "{small_disk}/data"'))
+    filler = fill(small_disk)
+    assert up.start().process.wait(60) == 1
+    assert "full" in up.log.read_text().strip().splitlines()[-1] and "internal error" not in up.log.read_text()
+    filler.unlink()
+    up.start().wait_for("try: curl")
+    filler = fill(small_disk)
+    up.wait_for("the disk is full")
+    assert httpx.get(f"http://127.0.0.1:{up.ports[0]}/readyz").status_code == 200  # workers serve on
+    filler.unlink()
+    deadline = time.monotonic() + 60
+    ready = f"http://127.0.0.1:{up.ports[2]}/readyz"
+    while httpx.get(ready).status_code != 200 or not httpx.get(ready).json()["leads"]:
+        assert time.monotonic() < deadline, up.log.read_text()
+        time.sleep(0.1)
+    assert "starting again" not in up.log.read_text()
+
+
 def test_a_wrong_setting_ends_it_before_anything_starts(up: Up):
     up.config.write_text("[gatway]\nport = 1\n")
     assert up.start().process.wait(60) == 1
