@@ -41,7 +41,7 @@ class Postgres:
 
     def drop(self, url: str) -> None:
         """Remove a database that `create` made, whoever is still connected: each takes 8 MB of disk."""
-        self.execute(f"DROP DATABASE {url.split('@/')[1].split('?')[0]} WITH (FORCE)")
+        self.execute(f"DROP DATABASE {url.split('@/')[1].split('?', maxsplit=1)[0]} WITH (FORCE)")
 
     def execute(self, statement: str) -> None:
         """Run one statement as superuser."""
