@@ -73,7 +73,7 @@ class RealEngine:
 
     def kill(self) -> str:
         """kill -9 of its API server; the boot that ended."""
-        state = self.state
+        state = self.wait_ready()  # a process id of 0 would be the tests' own group
         os.kill(state.pid, signal.SIGKILL)
         return state.boot
 
