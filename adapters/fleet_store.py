@@ -72,10 +72,15 @@ class FleetStore:
 
     # Assignments: immutable rows that response ids point at.
 
-    def assignment(self, route: str, version: str, arm: str, share: float) -> int:
+    def assignment(
+        self, route: str, version: str, arm: str, share: float, *, rollout: int = 0, step: int = 0
+    ) -> int:
         """The id of the row with exactly these values, which is made if it does not exist."""
         rows = tables.assignments
-        same = (rows.c.route == route, rows.c.version == version, rows.c.arm == arm, rows.c.share == share)
+        values = {
+            "route": route, "version": version, "arm": arm, "share": share, "rollout": rollout, "step": step
+        }  # fmt: skip
+        same = [rows.c[name] == value for name, value in values.items()]
         query = select(rows.c.id).where(*same).order_by(rows.c.id).limit(1)
         with self._database.read() as connection:
             found = connection.execute(query).scalar()
@@ -84,8 +89,7 @@ class FleetStore:
                 lock(connection, "assignments")  # of two controllers during a change of leader, one makes the row
                 found = connection.execute(query).scalar()
                 if found is None:
-                    row = {"route": route, "version": version, "arm": arm, "share": share, "created_at": time.time()}
-                    found = _new_id(connection.execute(rows.insert().values(row)))
+                    found = _new_id(connection.execute(rows.insert().values(**values, created_at=time.time())))
         return int(found)
 
     def assignments_by_id(self, assignment: int) -> dict[str, Any] | None:

@@ -24,12 +24,38 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that answers a sample of the route's prompts for evidence only."""
+
+    assignment: int
+    version: str
+    model: str
+    replicas: tuple[str, ...]
+    sample: float                  # share of the stable arm's requests that are mirrored, 0..1
+    concurrency: int               # mirrored requests under way at once, per worker
+    ceiling: int                   # requests in flight per worker above which nothing is mirrored
+
+
+@dataclass(frozen=True, slots=True)
+class Tester:
+    """A pinned unit: always served by `arm`, and left out of the statistics."""
+
+    unit: str                      # hex of HMAC(owner ‖ unit), as in response ids
+    assignment: int                # a row with arm "tester"
+    arm: str
+
+
+@dataclass(frozen=True, slots=True)
 class RouteState:
-    """One public model name. The arms' intervals partition [0, 1)."""
+    """One public model name. The arms' intervals partition [0, 1); one arm may own several of them."""
 
     name: str
     salt: str                      # of the bucket hash; changes only when assignments may be redrawn
     arms: tuple[Arm, ...]
+    rollout: int = 0               # rollouts.id; 0: none is open
+    shadow: Shadow | None = None
+    testers: tuple[Tester, ...] = ()
+    breaker: int = 5               # failures in a row of a candidate after which a worker serves stable by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +100,20 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
 
 def from_json(row_id: int, effective_at: float, body: dict[str, Any]) -> Snapshot:
     """Inverse of to_json. Raises ValueError when a route's arms do not partition [0, 1)."""
-    routes = tuple(
-        RouteState(r["name"], r["salt"], tuple(Arm(**{**a, "replicas": tuple(a["replicas"])}) for a in r["arms"]))
-        for r in body["routes"]
-    )
+    routes = tuple(_route(r) for r in body["routes"])
     for route in routes:
         check_partition(route)
     pinned = tuple(_pinned(p) for p in body["pinned"])
     endpoints = tuple(Endpoint(**e) for e in body["endpoints"])
     return Snapshot(row_id, effective_at, _pinned(body["base"]), routes, pinned, endpoints)
+
+
+def _route(body: dict[str, Any]) -> RouteState:
+    arms = tuple(Arm(**{**a, "replicas": tuple(a["replicas"])}) for a in body["arms"])
+    mirror = body.get("shadow")
+    shadow = Shadow(**{**mirror, "replicas": tuple(mirror["replicas"])}) if mirror else None
+    testers = tuple(Tester(**t) for t in body.get("testers", ()))
+    return RouteState(**{**body, "arms": arms, "shadow": shadow, "testers": testers})
 
 
 def _pinned(body: dict[str, Any]) -> PinnedVersion:

@@ -10,7 +10,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
@@ -18,17 +17,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-    }
-)
+from adapters.evidence_tables import bad_events, evaluations, gates, rollout_events, rollouts, scores, shadow_pairs
+from adapters.schema import Serial, metadata
 
-# Big on PostgreSQL, and still an alias of rowid on SQLite.
-_Serial = BigInteger().with_variant(Integer(), "sqlite")
+__all__ = [
+    "assignments", "bad_events", "evaluations", "feedback", "gates", "holdings", "keys", "leases", "metadata",
+    "replicas", "responses", "revisions", "rollout_events", "rollouts", "routes", "scores", "secrets", "shadow_pairs",
+    "snapshots", "version_events", "versions",
+]  # fmt: skip
 
 versions = Table(
     "versions",
@@ -52,7 +48,7 @@ versions = Table(
 version_events = Table(
     "version_events",
     metadata,
-    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Serial, primary_key=True, autoincrement=True),
     Column("version", String(200), ForeignKey("versions.name"), nullable=False, index=True),
     Column("at", Float(53), nullable=False),
     Column("stage", String(20), nullable=False),
@@ -77,11 +73,13 @@ routes = Table(
 assignments = Table(
     "assignments",
     metadata,
-    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Serial, primary_key=True, autoincrement=True),
     Column("route", String(180), nullable=False, index=True),
     Column("version", String(200), nullable=False),          # base@<digest> where the base answers
     Column("arm", String(20), nullable=False),                # stable, candidate, …
     Column("share", Float(53), nullable=False),               # of the route's traffic, in (0, 1]
+    Column("rollout", BigInteger, nullable=False, server_default="0", index=True),  # rollouts.id; 0: outside any
+    Column("step", Integer, nullable=False, server_default="0"),  # of the rollout's plan
     Column("created_at", Float(53), nullable=False),
 )
 
@@ -89,7 +87,7 @@ assignments = Table(
 snapshots = Table(
     "snapshots",
     metadata,
-    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Serial, primary_key=True, autoincrement=True),
     Column("effective_at", Float(53), nullable=False),        # all workers switch at this instant
     Column("body", JSON, nullable=False),                     # adapters.snapshot.Snapshot
 )
@@ -162,7 +160,7 @@ leases = Table(
 responses = Table(
     "responses",
     metadata,
-    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Serial, primary_key=True, autoincrement=True),
     Column("response_id", String(100), nullable=False, index=True),
     Column("at", Float(53), nullable=False),
     Column("assignment", BigInteger, nullable=False),
@@ -174,13 +172,14 @@ responses = Table(
     Column("duration", Float(53), nullable=False),            # seconds
     Column("input_tokens", Integer),
     Column("output_tokens", Integer),
+    Column("flags", Integer, nullable=False, server_default="0"),  # bits: adapters.types.Flag
     Index("ix_responses_assignment_at", "assignment", "at"),
 )
 
 feedback = Table(
     "feedback",
     metadata,
-    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Serial, primary_key=True, autoincrement=True),
     Column("response_id", String(100), nullable=False, index=True),
     Column("at", Float(53), nullable=False),
     Column("assignment", BigInteger, nullable=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntFlag, StrEnum
 from typing import Any
 
 from adapters.errors import ConfigError
@@ -26,6 +26,17 @@ class Kind(StrEnum):
 
     ADAPTER = "adapter"
     REWARD_MODEL = "reward_model"  # never routable
+
+
+class Flag(IntFlag):
+    """What `responses.flags` says about an answer besides its outcome."""
+
+    EMPTY = 1            # no text and no tool call came
+    NON_FINITE = 2       # the engine computed NaN or infinity ("Out of range float")
+    GUARD = 4            # the screening called prompt or answer unsafe
+    NO_UNIT = 8          # the request named no unit: `unit` is random
+    ENGINE_DOWN = 16     # the engine could not be reached or went away: says nothing about the version
+    SHADOW = 32          # the answer was for evidence only; nobody saw it
 
 
 class HoldingState(StrEnum):

@@ -40,7 +40,7 @@ def test_rows_come_back_as_they_were(database, store):
     store.insert_responses([])
     found = rows(database, tables.responses)
     assert [row["at"] for row in found] == [0.0, 1.0, 2.0]
-    assert {key: value for key, value in found[0].items() if key != "id"} == response(at=0.0)
+    assert {key: value for key, value in found[0].items() if key != "id"} == response(at=0.0) | {"flags": 0}
     assert rows(database, tables.feedback)[0]["score"] == 0.5
 
 
