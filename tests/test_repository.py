@@ -27,6 +27,8 @@ CONTROLLER = "tests/gateway/control_plane/test_controller.py"
 SERVE = "tests/gateway/data_plane/test_serve.py"
 SUPERVISOR = "tests/gateway/engines/test_supervisor.py"
 TESTED_ELSEWHERE = {
+    "adapters.evidence_tables": "tests/adapters/test_database.py",
+    "adapters.schema": "tests/adapters/test_database.py",
     "gateway.control_plane.fleet": CONTROLLER,
     **{f"gateway.data_plane.{name}": SERVE for name in (
         "app", "asgi", "draining", "exchange", "handler", "hot_protocol", "push", "relay", "server", "watcher", "worker",
