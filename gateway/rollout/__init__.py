@@ -1,0 +1,1 @@
+"""Progressive delivery: plans, decisions, their effects."""
