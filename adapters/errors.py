@@ -11,6 +11,8 @@ UnderstudyError
 │   ├── EngineUnavailable   it cannot be reached or is not ready
 │   ├── EngineRefused       it answered, with a refusal (carries its status and message)
 │   └── ProbeFailed         it loaded an adapter but does not reproduce the trainer's logprobs
+├── GraderError             a grader is broken or has drifted: its scores cannot be used
+│   └── GraderUnavailable   its service, judge or weights cannot be reached now
 └── TrainingError           a training run, its data or its base is wrong
 
 Command-line programs print `str(error)` on one line and exit with 1; the HTTP layers translate in one place.
@@ -65,6 +67,14 @@ class EngineRefused(EngineError):
 
 class ProbeFailed(EngineError):
     """The engine loaded an adapter but does not reproduce the trainer's logprobs."""
+
+
+class GraderError(UnderstudyError):
+    """A grader is broken or has drifted: its scores cannot be used."""
+
+
+class GraderUnavailable(GraderError):
+    """A grader's service, judge or weights cannot be reached now."""
 
 
 class TrainingError(UnderstudyError):
