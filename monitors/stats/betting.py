@@ -26,6 +26,14 @@ def betting_e(x: ArrayLike, mean: float, alpha: float = 0.05) -> Floats:
     return np.exp(_log_capital(values, np.array([mean]), _bets(values, alpha))[:, 0])
 
 
+def betting_e_below(x: ArrayLike, mean: float, alpha: float = 0.05) -> Floats:
+    """e-values against "the mean is at least `mean`": K⁻ alone, with bets for the level alpha. Shape (n,)."""
+    values = _bounded(x)
+    if not 0.0 <= mean <= 1.0:
+        raise ValueError(f"mean must lie in [0, 1], not {mean}")
+    return np.exp(_log_sides(values, np.array([mean]), _bets(values, 2 * alpha))[1][:, 0])
+
+
 def betting_interval(x: ArrayLike, alpha: float = 0.05, grid: int = 1000) -> Interval:
     """{m : e(m) < 1/α} on a grid of [0, 1], widened by one grid step on each side so that nothing is cut off.
 
@@ -64,11 +72,14 @@ def _bets(values: Floats, alpha: float) -> Floats:
 
 def _log_capital(values: Floats, means: Floats, bets: Floats) -> Floats:
     """log max(½K⁺, ½K⁻) after each observation, for each mean. Shape (n, means)."""
+    capital: Floats = np.maximum(*_log_sides(values, means, bets)) - np.log(2)
+    return capital
+
+
+def _log_sides(values: Floats, means: Floats, bets: Floats) -> tuple[Floats, Floats]:
+    """log K⁺ and log K⁻ after each observation, for each mean. Shapes (n, means)."""
     with np.errstate(divide="ignore"):
         up = np.minimum(bets[:, None], 0.5 / means[None, :])
         down = np.minimum(bets[:, None], 0.5 / (1.0 - means[None, :]))
     gap = values[:, None] - means[None, :]
-    capital: Floats = np.maximum(
-        np.cumsum(np.log1p(up * gap), axis=0), np.cumsum(np.log1p(-down * gap), axis=0)
-    ) - np.log(2)
-    return capital
+    return np.cumsum(np.log1p(up * gap), axis=0), np.cumsum(np.log1p(-down * gap), axis=0)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy.stats import chi2
-
 from monitors.stats.results import InsufficientData
 
 
@@ -46,6 +44,8 @@ def chi_square_p(counts: Sequence[float], weights: Sequence[float]) -> float:
         raise ValueError(f"{list(counts)} are not counts for {len(shares)} arms")
     if min(shares) * total < 5:
         raise InsufficientData("fewer than 5 expected in an arm: χ² is no approximation yet")
+    from scipy.stats import chi2  # the sequential test, which a controller runs, needs no scipy
+
     statistic = sum((count - total * share) ** 2 / (total * share) for count, share in zip(counts, shares, strict=True))
     return float(chi2.sf(statistic, len(shares) - 1))
 

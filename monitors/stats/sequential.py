@@ -64,6 +64,29 @@ def asymptotic_p(
     return min(1.0, math.sqrt(spread) * math.exp(-rho2 * n * z2 / (2 * spread)))
 
 
+def asymptotic_p_above(
+    difference: float, standard_error: float, n: float, alpha: float = 0.05, tuning_n: float = 5000
+) -> float:
+    """One-sided: p against "the difference is at most 0", valid at every look.
+
+    √(nρ² + 1) / (2(exp(ρ²nz²/(2(nρ² + 1))) − 1)), at most 1, for z > 0: below α exactly when the lower end of the
+    one-sided interval is above 0.
+    """
+    _check(standard_error, n)
+    z = difference / standard_error
+    if not math.isfinite(z):
+        raise ValueError(f"the difference is {difference}")
+    if z <= 0:
+        return 1.0
+    rho2 = mixture_scale(2 * alpha, tuning_n) ** 2
+    spread = n * rho2 + 1
+    power = rho2 * n * z * z / (2 * spread)
+    if power > 700:
+        return 0.0
+    growth = math.expm1(power)
+    return min(1.0, math.sqrt(spread) / (2 * growth)) if growth > 0 else 1.0
+
+
 def _check(standard_error: float, n: float) -> None:
     if not (math.isfinite(standard_error) and math.isfinite(n)) or standard_error < 0:
         raise ValueError(f"standard error {standard_error}, n {n}")
