@@ -6,6 +6,8 @@
     candidate ──────────────────▶ quarantined
         │  └────▶ released ────────────┘  │
         └─────────────┴────▶ archived ◀───┘      archived is final
+
+Only a passed gate, or an override that an operator recorded (adapters.gates), lets a candidate become released.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from sqlalchemy import Connection, or_, select, update
 from adapters import tables
 from adapters.database import bump
 from adapters.errors import Conflict, NotFound
+from adapters.gates import require_cleared
 from adapters.types import AdapterVersion, Stage
 
 LEGAL: dict[Stage, frozenset[Stage]] = {
@@ -32,8 +35,8 @@ def transition(
 ) -> None:
     """Move `version` to stage `to` inside the caller's write transaction, and record who did it and why.
 
-    Raises NotFound, and Conflict when the step is not legal, a release from quarantine has no reason, or a version
-    about to be archived is still in use by a route.
+    Raises NotFound, and Conflict when the step is not legal, a release from quarantine has no reason, no gate lets
+    the candidate be released, or a version about to be archived is still in use by a route.
     """
     name = version if isinstance(version, str) else version.name
     rows = tables.versions
@@ -41,6 +44,8 @@ def transition(
     if found is None:
         raise NotFound(f"version {name} does not exist: see `understudy adapter list`")
     _check_step(name, Stage(found), to, reason)
+    if to is Stage.RELEASED:
+        require_cleared(connection, name)
     if to is Stage.ARCHIVED:
         _check_unused(connection, name)
     connection.execute(update(rows).where(rows.c.name == name).values(stage=to.value, reason=reason))
@@ -65,7 +70,10 @@ def _check_step(name: str, found: Stage, to: Stage, reason: str) -> None:
 
 
 def _check_unused(connection: Connection, name: str) -> None:
-    routes = tables.routes
+    routes, rollouts = tables.routes, tables.rollouts
+    mine = (or_(rollouts.c.candidate == name, rollouts.c.stable == name), rollouts.c.ended_at.is_(None))
+    if open_one := connection.execute(select(rollouts.c.id, rollouts.c.route).where(*mine).limit(1)).first():
+        raise Conflict(f"version {name} is in rollout {open_one.id} of route {open_one.route}: end the rollout first")
     uses = (routes.c.version == name, routes.c.target == name, routes.c.previous == name)
     row = connection.execute(select(routes).where(or_(*uses)).limit(1)).mappings().first()
     if row is None:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, delete, select, update
 from adapters import tables
 from adapters.database import Database, bump, insert_new
 from adapters.errors import ConfigError, Conflict, NotFound
+from adapters.gates import gate_status, override_unless_cleared
 from adapters.promotion import transition
 from adapters.types import HoldingState, Kind, Route, Stage, split_version
 
@@ -71,26 +72,36 @@ class RouteStore:
             rows = connection.execute(select(tables.routes).order_by(tables.routes.c.name)).mappings()
             return [Route(**row) for row in rows]
 
-    def set_target(self, name: str, version: str, expected_generation: int | None = None) -> Route:
+    def set_target(
+        self, name: str, version: str, expected_generation: int | None = None, *, actor: str = ""
+    ) -> Route:
         """Ask for `version` on the route. Asking for what is served already withdraws a pending target.
 
+        A version that no gate has passed is set on the responsibility of `actor`: recorded as an override.
         Raises Conflict when the route changed since `expected_generation`, or the version must not serve it.
         """
         with self._database.begin() as connection:
             route = _locked(connection, name, expected_generation)
+            _check_no_rollout(connection, name)
             _check_servable(connection, name, version)
+            override_unless_cleared(connection, version, actor)
             target = None if version == route.version else version
             return _change(connection, name, target=target, error="")
 
     def commit_target(
         self, name: str, bake_seconds: float, now: float, expected_generation: int | None = None
     ) -> Route:
-        """The target is held everywhere: serve it, and keep the version before for `bake_seconds`. Releases it."""
+        """The target is held everywhere: serve it, and keep the version before for `bake_seconds`. Releases it.
+
+        A candidate whose gate failed since it was asked for is given up instead: the route's error says so.
+        """
         with self._database.begin() as connection:
             route = _locked(connection, name, expected_generation)
             if route.target is None:
                 raise Conflict(f"route {name} has no target to switch to")
             if _check_servable(connection, name, route.target) is Stage.CANDIDATE:
+                if not gate_status(connection, route.target).cleared:
+                    return _change(connection, name, target=None, error=f"{route.target}: its gate failed meanwhile")
                 transition(connection, route.target, Stage.RELEASED, actor="controller", reason=f"serves {name}")
             return _change(
                 connection, name, version=route.target, target=None, error="",
@@ -117,6 +128,7 @@ class RouteStore:
         """Serve the base, at once: it is always loaded. What was served is kept for `bake_seconds`."""
         with self._database.begin() as connection:
             route = _locked(connection, name, expected_generation)
+            _check_no_rollout(connection, name)
             until = (time.time() if now is None else now) + bake_seconds
             kept = {"previous": route.version, "bake_until": until} if route.version and bake_seconds else {}
             cleared = {"version": None, "target": None, "error": "", "previous": None, "bake_until": 0.0}
@@ -175,7 +187,40 @@ def _check_servable(connection: Connection, route: str, version: str) -> Stage:
     return stage
 
 
+def check_rollout_target(connection: Connection, name: str, version: str) -> str | None:
+    """What the route serves, locked for a rollout of `version` to begin. Raises Conflict, NotFound."""
+    route = _locked(connection, name)
+    _check_no_rollout(connection, name)
+    _check_servable(connection, name, version)
+    if route.target:
+        raise Conflict(f"route {name} is about to switch to {route.target}: wait, or withdraw it with `route set`")
+    if version == route.version:
+        raise Conflict(f"version {version} serves route {name} already")
+    return route.version
+
+
+def serve_in(connection: Connection, name: str, version: str | None, previous: str | None, bake_until: float) -> Route:
+    """A rollout's end, in its own transaction: serve `version` (None: the base), keep `previous` until `bake_until`."""
+    _locked(connection, name)
+    if version is not None and _check_servable(connection, name, version) is Stage.CANDIDATE:
+        transition(connection, version, Stage.RELEASED, actor="controller", reason=f"serves {name}")
+    return _change(
+        connection, name, version=version, target=None, error="", previous=previous, bake_until=bake_until
+    )
+
+
+def _check_no_rollout(connection: Connection, name: str) -> None:
+    rows = tables.rollouts
+    query = select(rows.c.id, rows.c.candidate, rows.c.phase).where(rows.c.route == name, rows.c.ended_at.is_(None))
+    if row := connection.execute(query).first():
+        raise Conflict(
+            f"route {name} has rollout {row.id} of {row.candidate} open ({row.phase}): "
+            f"end it with `understudy rollout promote {name}` or `understudy rollout rollback {name}` first"
+        )
+
+
 def _check_deletable(connection: Connection, route: Route) -> None:
+    _check_no_rollout(connection, route.name)
     for version in (route.version, route.target, route.previous):
         if version:
             raise Conflict(f"route {route.name} still uses {version}: `understudy route set {route.name} base` first")

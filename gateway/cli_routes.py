@@ -13,6 +13,7 @@ from gateway.cli_support import (
     ConfigFile,
     Context,
     Json,
+    actor,
     command_group,
     declare_routes,
     note,
@@ -112,7 +113,7 @@ def _write(context: Context, name: str, version: str) -> Route:
 
     if version in ("base", context.settings.engine.served_name):
         return context.routes.clear(name, parse_duration(context.settings.rollout.bake))
-    return context.routes.set_target(name, version)
+    return context.routes.set_target(name, version, actor=actor())
 
 
 class _Watch:

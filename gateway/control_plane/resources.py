@@ -141,7 +141,7 @@ def _set_version(services: Services, name: str, body: Change) -> dict[str, Any]:
     if body.version in ("base", settings.engine.served_name):
         bake = parse_duration(settings.rollout.bake)
         return asdict(routes.clear(name, bake, expected_generation=body.generation))
-    return asdict(routes.set_target(name, body.version, body.generation))
+    return asdict(routes.set_target(name, body.version, body.generation, actor=ACTOR))
 
 
 def _engines(router: APIRouter, services: Services) -> None:

@@ -80,8 +80,11 @@ class Switcher:
     def _carry_out(self, route: Route, verdict: Commit | Fail | None, now: float) -> bool:
         routes = self._stores.routes
         if isinstance(verdict, Commit):
-            routes.commit_target(route.name, self._bake, now, route.generation)
-            log.info("route %s: %s serves instead of %s", route.name, route.target, route.version or "the base")
+            switched = routes.commit_target(route.name, self._bake, now, route.generation)
+            if switched.error:
+                log.error("route %s: %s", route.name, switched.error)
+            else:
+                log.info("route %s: %s serves instead of %s", route.name, route.target, route.version or "the base")
         elif isinstance(verdict, Fail):
             routes.fail_target(route.name, verdict.error, route.generation)
             log.error("route %s: %s is given up: %s", route.name, route.target, verdict.error)

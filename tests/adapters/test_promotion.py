@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from adapters.errors import Conflict, NotFound
+from adapters.gates import GateVerdict, record_gate
 from adapters.promotion import LEGAL, transition
 from adapters.types import Stage
 from tests.support import tree
@@ -23,6 +24,8 @@ PATHS = {  # how a new version reaches each stage
 @pytest.mark.parametrize(("start", "end"), list(itertools.product(Stage, Stage)))
 def test_every_pair_of_stages(database, registry, push, start, end):
     version = push()
+    with database.begin() as connection:
+        record_gate(connection, version.name, GateVerdict.PASSED)
     for stage in PATHS[start]:
         with database.begin() as connection:
             transition(connection, version, stage, "tests", "on the way")
@@ -48,6 +51,18 @@ def test_only_legal_steps_are_these():
         "quarantined": ["archived", "candidate"],
         "archived": [],
     }
+
+
+@pytest.mark.parametrize("verdict", [None, GateVerdict.FAILED])
+def test_only_a_passed_gate_lets_a_candidate_be_released(database, registry, push, verdict):
+    version = push()
+    if verdict:
+        with database.begin() as connection:
+            record_gate(connection, version.name, verdict, reason="slice math")
+    refusal = r"failed its gate: slice math|no gate has passed"
+    with pytest.raises(Conflict, match=refusal), database.begin() as connection:
+        transition(connection, version, Stage.RELEASED)
+    assert registry.get(version.name).stage is Stage.CANDIDATE
 
 
 @pytest.mark.parametrize("reason", ["", "  "])
