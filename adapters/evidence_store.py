@@ -1,0 +1,185 @@
+"""The evidence of a rollout, read from records of answers, feedback and scores; and its bad events, written down.
+
+What a bad answer is stands here once, as SQL: `bad`. Records of PostgreSQL become visible out of the order of their
+ids; who reads on from an id reads a little of what came before again (gateway.rollout.evidence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
+
+from adapters import tables
+from adapters.database import Database, upsert
+from adapters.types import Flag
+
+MOST_ROWS = 5000               # per reading: what is left comes with the next
+THUMBS_DOWN = 0.5              # a score below it is a bad word
+
+_R = tables.responses.c
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """One row of `assignments`: an arm of a rollout while it had this share of the units."""
+
+    id: int
+    rollout: int
+    step: int
+    arm: str
+    version: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """A bad answer or word, before it is known to be its unit's first. `metric` as in a plan."""
+
+    metric: str
+    assignment: int
+    unit: bytes
+    at: float
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """One row of `bad_events`."""
+
+    id: int
+    metric: str
+    candidate: bool
+    share: float
+
+
+def bad(metric: str, objective: float = 0.0) -> ColumnElement[bool]:
+    """The condition on `responses` under which an answer is a bad event. `objective` in seconds, for slow_*.
+
+    What the engine's outage did, and a 503 (nobody could be asked), is not the version's fault.
+    """
+    there = _flag(Flag.ENGINE_DOWN, absent=True)
+    conditions = {
+        "error": lambda: and_(_R.status >= 500, _R.status != 503, there),
+        "truncated": lambda: and_(_R.outcome == "truncated", there),
+        "empty": lambda: and_(_R.status < 400, _flag(Flag.EMPTY)),
+        "non_finite": lambda: _flag(Flag.NON_FINITE),
+        "guard": lambda: _flag(Flag.GUARD),
+        "slow_ttft": lambda: func.coalesce(_R.ttft, 0.0) > objective,
+        "slow_duration": lambda: and_(_R.status < 400, _R.duration > objective),
+    }
+    return conditions[metric]()
+
+
+class EvidenceStore:
+    """Methods raise DatabaseError. Ids are of the rows that are read; `after` is left out."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def ends(self) -> tuple[int, int]:
+        """The newest ids of responses and feedback; 0 where there is none."""
+        query = select(
+            select(func.max(tables.responses.c.id)).scalar_subquery(),
+            select(func.max(tables.feedback.c.id)).scalar_subquery(),
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).one()
+        return row[0] or 0, row[1] or 0
+
+    def arms(self, rollout: int) -> dict[int, ArmRow]:
+        """The rollout's assignments by id."""
+        rows = tables.assignments.c
+        query = select(rows.id, rows.rollout, rows.step, rows.arm, rows.version, rows.share)
+        with self._database.read() as connection:
+            return {row.id: ArmRow(*row) for row in connection.execute(query.where(rows.rollout == rollout))}
+
+    def bad_answers(self, after: int, objectives: Mapping[str, float]) -> list[Occurrence]:
+        """Bad answers of all routes, oldest first. `objectives`: metric → seconds (0 where none applies)."""
+        flags = {name: bad(name, objective) for name, objective in objectives.items()}
+        if not flags:
+            return []
+        columns = [case((condition, 1), else_=0).label(name) for name, condition in flags.items()]
+        query = (
+            select(_R.assignment, _R.unit, _R.at, _R.response_id, *columns)
+            .where(_R.id > after, or_(*flags.values()))
+            .order_by(_R.id)
+            .limit(MOST_ROWS)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        names = tuple(flags)
+        return [
+            Occurrence(name, row[0], row[1], row[2], row[3])
+            for row in rows
+            for name, hit in zip(names, row[4:], strict=True)
+            if hit
+        ]
+
+    def bad_words(self, after: int) -> list[Occurrence]:
+        """Feedback below THUMBS_DOWN, oldest first."""
+        rows = tables.feedback.c
+        query = select(rows.assignment, rows.unit, rows.at, rows.response_id)
+        query = query.where(rows.id > after, rows.score < THUMBS_DOWN).order_by(rows.id).limit(MOST_ROWS)
+        with self._database.read() as connection:
+            return [Occurrence("thumbs_down", *row) for row in connection.execute(query)]
+
+    def add_bad_events(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows of `bad_events`; those whose unit has one already for the metric are left out."""
+        if not rows:
+            return
+        with self._database.begin() as connection:
+            statement = upsert(connection, tables.bad_events).on_conflict_do_nothing()
+            connection.execute(statement, [dict(row) for row in rows])
+
+    def bad_events(self, rollout: int, after: int = 0) -> list[StoredEvent]:
+        """Stored bad events in the order in which they were stored."""
+        rows = tables.bad_events.c
+        query = select(rows.id, rows.metric, rows.candidate, rows.share)
+        query = query.where(rows.rollout == rollout, rows.id > after).order_by(rows.id)
+        with self._database.read() as connection:
+            found = connection.execute(query).all()
+        return [StoredEvent(row.id, row.metric, bool(row.candidate), row.share) for row in found]
+
+    def samples(self, rollout: int, metric: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
+        """The candidate's newest bad events: dicts with metric, response_id, at. For incident reports."""
+        rows = tables.bad_events.c
+        query = select(rows.metric, rows.response_id, rows.at).where(rows.rollout == rollout, rows.candidate == 1)
+        if metric is not None:
+            query = query.where(rows.metric == metric)
+        with self._database.read() as connection:
+            return [dict(row) for row in connection.execute(query.order_by(rows.id.desc()).limit(limit)).mappings()]
+
+    def answers(
+        self, assignments: Iterable[int], after: int, objectives: Mapping[str, float]
+    ) -> list[tuple[Any, ...]]:
+        """(id, *bad as 0 or 1 per objective) of all answers of these arms, oldest first; the engine's outages aside."""
+        columns = [case((bad(name, objective), 1), else_=0) for name, objective in objectives.items()]
+        query = select(_R.id, *columns).where(
+            _R.id > after, _R.assignment.in_(list(assignments)), _flag(Flag.ENGINE_DOWN, absent=True)
+        )
+        with self._database.read() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(_R.id).limit(MOST_ROWS))]
+
+    def window(
+        self, route: str, version: str, since: float, until: float, objectives: Mapping[str, float]
+    ) -> tuple[int, dict[str, int]]:
+        """How many answers `version` gave on `route` outside any rollout, and how many were bad, by metric."""
+        rows = tables.assignments.c
+        mine = select(rows.id).where(
+            rows.route == route, rows.version == version, rows.rollout == 0, rows.arm == "stable"
+        )
+        columns = [func.sum(case((bad(name, objective), 1), else_=0)) for name, objective in objectives.items()]
+        query = select(func.count(), *columns).where(
+            _R.assignment.in_(mine), _R.at >= since, _R.at < until, _flag(Flag.ENGINE_DOWN, absent=True)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).one()
+        return row[0], {name: int(count or 0) for name, count in zip(objectives, row[1:], strict=True)}
+
+
+def _flag(flag: Flag, *, absent: bool = False) -> ColumnElement[bool]:
+    masked = _R.flags.op("&")(literal(int(flag)))
+    return masked == 0 if absent else masked != 0
