@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -101,14 +102,23 @@ class FleetStore:
 
     # Snapshots: what the workers route from.
 
-    def publish(self, snapshot_body: dict[str, Any], effective_at: float, fence: tuple[str, int] | None = None) -> int:
+    def publish(
+        self,
+        snapshot_body: dict[str, Any],
+        effective_at: float,
+        fence: tuple[str, int] | None = None,
+        within: Callable[[Connection], None] | None = None,
+    ) -> int:
         """Store a snapshot (adapters.snapshot.to_json) that all workers switch to at `effective_at`; returns its id.
 
         `fence`: the name and epoch of the lease that allows this. Raises Conflict when somebody else leads by now.
+        `within`: what else has to be written, in the same transaction.
         """
         with self._database.begin() as connection:
             if fence:
-                _check_fence(connection, *fence)
+                check_fence(connection, *fence)
+            if within:
+                within(connection)
             row = {"effective_at": effective_at, "body": snapshot_body}
             return _new_id(connection.execute(tables.snapshots.insert().values(row)))
 
@@ -191,7 +201,8 @@ def _new_id(result: CursorResult[Any]) -> int:
     return int(key[0])
 
 
-def _check_fence(connection: Connection, name: str, epoch: int) -> None:
+def check_fence(connection: Connection, name: str, epoch: int) -> None:
+    """Raise Conflict unless the lease `name` still has this epoch; holds it until the transaction ends."""
     query = select(tables.leases.c.epoch).where(tables.leases.c.name == name).with_for_update()
     if (found := connection.execute(query).scalar()) != epoch:
         raise Conflict(f"lease {name} has epoch {found}, not {epoch}: another process leads now")
