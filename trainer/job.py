@@ -10,6 +10,7 @@ from typing import Any
 from adapters.base import BaseModelInfo
 from trainer.config import Algorithm, RunConfig
 from trainer.installation import Installation
+from trainer.model import DType
 from trainer.run_directory import RunDirectory
 
 
@@ -30,8 +31,9 @@ class Job:
     held_out: Sequence[Mapping[str, Any]] = ()
     resume_from: Path | None = None
     init_from: Path | None = None            # directory of the adapter that is continued
-    quiet: bool = False                      # no progress bars
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    context_length: int = 2048               # tokens that the engines serve
+    dtype: DType = "float32"                 # of the weights and the arithmetic
+    quiet: bool = False                      # lines instead of a progress bar
 
 
 @dataclass(frozen=True)

@@ -44,36 +44,65 @@ def quantization_method(base: str | Path) -> str | None:
     return None if settings is None else str(settings.get("quant_method", "unknown"))
 
 
-def load_base(base: str | Path, dtype: DType = "float32") -> Any:
-    """The base as a plain transformers causal language model in evaluation mode.
+def has_gpu() -> bool:
+    """True where training runs on a CUDA device."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def load_base(
+    base: str | Path, dtype: DType = "float32", *, nf4: bool = False, head: Literal["text", "score"] = "text"
+) -> Any:
+    """The base as a plain transformers model in evaluation mode: a language model, or one score for a text.
 
     `base` is a path, a downloaded hub id, or "demo". `dtype` is that of the expanded
     weights: "float32" on CPUs (fast, and closest to what the engine answers), "bfloat16"
-    where memory counts. Raises ConfigError if there is no such checkpoint, TrainingError if
-    it is damaged or quantized by another method than compressed-tensors: that one could not
-    be trained on the weights that serve.
+    where memory counts. `nf4`: keep or make 4-bit NF4 weights (bitsandbytes) instead of
+    expanding. Raises ConfigError if there is no such checkpoint, TrainingError if it is
+    damaged or quantized by a method that could not be trained on the weights that serve.
     """
     method = quantization_method(base)
-    if method not in TRAINABLE:
+    if method not in TRAINABLE and not (nf4 and method == "bitsandbytes"):
+        hint = ", or set quantization = \"nf4\"" if method == "bitsandbytes" else ""
         raise TrainingError(
             f"base {str(base)!r} is quantized with {method}, which cannot be expanded for training: "
-            "serve a compressed-tensors checkpoint, or an unquantized one"
+            f"serve a compressed-tensors checkpoint, or an unquantized one{hint}"
         )
     import torch
-    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
-    if method is not None:
-        import compressed_tensors  # noqa: F401 - before stderr is redirected: its logger keeps the one it finds
-
-        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), **_quantization(method, dtype, nf4=nf4)}
+    kind = AutoModelForCausalLM
+    if head == "score":
+        kind, options = AutoModelForSequenceClassification, {**options, "num_labels": 1}
     try:
         with quiet_loading():
-            model = AutoModelForCausalLM.from_pretrained(str(resolve_base(str(base))), **options)
+            model = kind.from_pretrained(str(resolve_base(str(base))), **options)
     except Exception as error:  # transformers, safetensors and torch each raise their own kinds
         raise TrainingError(f"base {str(base)!r} cannot be loaded: {first_line(error)}") from error
-    _forget_quantization(model)
+    if not nf4:
+        _forget_quantization(model)
     return model.eval()
+
+
+def _quantization(method: str | None, dtype: DType, *, nf4: bool) -> dict[str, Any]:
+    """What from_pretrained must be told: expand compressed-tensors, or make NF4 weights of plain ones."""
+    if nf4 and method is None:
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        # vLLM's bitsandbytes loader quantizes to NF4 in blocks of 64 without double quantization: so here.
+        made = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+        )
+        return {"quantization_config": made}
+    if method != "compressed-tensors":
+        return {}
+    import compressed_tensors  # noqa: F401 - before stderr is redirected: its logger keeps the one it finds
+    from transformers import CompressedTensorsConfig
+
+    return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
 
 
 def load_tokenizer(base: str | Path) -> Any:
