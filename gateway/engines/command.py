@@ -88,10 +88,11 @@ def build_command(
     *,
     replica: int = 0,
     environ: Mapping[str, str] | None = None,
+    cores: int = 1,
 ) -> Command:
     """The command that serves `base` (a local path or a hub id) at `url` (unix:/path or http://127.0.0.1:port).
 
-    `environ` is this process's environment, read for CUDA_VISIBLE_DEVICES. Raises ConfigError when extra_args sets
+    `environ` is this process's environment, read for CUDA_VISIBLE_DEVICES; `cores` how many it may use. Raises ConfigError when extra_args sets
     something that must be set elsewhere, or when there are fewer GPUs than the replicas need.
     """
     device = device_of(settings, package)
@@ -117,7 +118,7 @@ def build_command(
     argv = [part for option, values in ours.items() for part in (option, *values)]
     return Command(
         (sys.executable, *ENTRY_POINT, *argv, *settings.extra_args),
-        _environment(settings, device, base, replica, environ or {}) | settings.environment,
+        _environment(settings, device, base, replica, environ or {}, cores) | settings.environment,
     )
 
 
@@ -128,8 +129,8 @@ def _address(url: str) -> dict[str, tuple[str, ...]]:
     return {"--host": (host,), "--port": (port,)}
 
 
-def _environment(
-    settings: EngineSettings, device: str, base: str, replica: int, environ: Mapping[str, str]
+def _environment(  # noqa: PLR0917 (private, called once)
+    settings: EngineSettings, device: str, base: str, replica: int, environ: Mapping[str, str], cores: int
 ) -> dict[str, str]:
     variables = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",  # without it the load routes do not exist
@@ -139,6 +140,11 @@ def _environment(
         variables["HF_HUB_OFFLINE"] = "1"  # nothing to ask the hub for, and no wait where it cannot be reached
     if device == "cpu":
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
+        if settings.replicas > 1:
+            # By itself every vLLM binds its threads to the same first cores. There a busy one starves one that starts:
+            # pinned to its core, in a session of its own, that one got 1/500 of it for minutes (Linux 6.18, autogroup).
+            variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+            variables["OMP_NUM_THREADS"] = str(max(1, cores // settings.replicas))
     elif settings.replicas > 1 and "CUDA_VISIBLE_DEVICES" not in settings.environment:
         variables["CUDA_VISIBLE_DEVICES"] = _gpus(settings, replica, environ.get("CUDA_VISIBLE_DEVICES", ""))
     return variables

@@ -158,7 +158,10 @@ class EngineSupervisor:
 
 
 def _command(site: EngineSite, url: str) -> Command:
-    command = build_command(site.settings, site.package, site.base, url, replica=site.number, environ=os.environ)
+    cores = len(os.sched_getaffinity(0))
+    command = build_command(
+        site.settings, site.package, site.base, url, replica=site.number, environ=os.environ, cores=cores
+    )
     if device_of(site.settings, site.package) != "cpu":
         return command
     try:

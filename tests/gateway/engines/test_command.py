@@ -101,6 +101,17 @@ def test_the_settings_environment_wins():
     assert environment(settings)["VLLM_CPU_KVCACHE_SPACE"] == "7"
 
 
+@pytest.mark.parametrize(("replicas", "cores", "threads"), [(2, 2, "1"), (2, 8, "4"), (3, 2, "1")])
+def test_several_cpu_engines_share_the_cores_unbound(replicas, cores, threads):
+    found = environment(EngineSettings(replicas=replicas), replica=1, cores=cores)
+    assert found["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert found["OMP_NUM_THREADS"] == threads
+
+
+def test_one_cpu_engine_is_left_to_bind_itself():
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in environment(EngineSettings(), cores=8)
+
+
 def test_device_can_be_forced():
     assert "--enforce-eager" in words(EngineSettings(device="cpu"), GPU)
     assert "--enforce-eager" not in words(EngineSettings(device="gpu"), CPU)
