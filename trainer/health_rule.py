@@ -165,10 +165,10 @@ def lower_bound(moved: Floats, level: float) -> float | None:
     return None if mirrored is None else -mirrored
 
 
-def spread(values: Sequence[float | None]) -> float:
-    """Standard deviation over prompts, at least SMALLEST_SPREAD."""
+def spread(values: Sequence[float | None], smallest: float = SMALLEST_SPREAD) -> float:
+    """Standard deviation over prompts, at least `smallest`."""
     scored = [value for value in values if value is not None]
-    return max(float(np.std(scored)), SMALLEST_SPREAD) if scored else SMALLEST_SPREAD
+    return max(float(np.std(scored)), smallest) if scored else smallest
 
 
 def alignment_tax(first: Look, now: Look) -> float | None:
