@@ -34,6 +34,7 @@ class Job:
     context_length: int = 2048               # tokens that the engines serve
     dtype: DType = "float32"                 # of the weights and the arithmetic
     quiet: bool = False                      # lines instead of a progress bar
+    folder: Path = Path()                    # of the configuration file: rewards look their files up there
 
 
 @dataclass(frozen=True)
