@@ -5,7 +5,7 @@ Read from understudy.toml, of which only these parts concern the trainer; the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from adapters.registry import Registry
 from adapters.settings import ArtifactSettings, DatabaseSettings, load
 
 DEFAULT_FILE = Path("understudy.toml")
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+WILDCARDS: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to listen on, not to call
 
 
 class _Part(BaseModel):
@@ -28,6 +30,7 @@ class ServingEngine(_Part):
     """What `[engine]` says about the weights that serve."""
 
     base_model: str = "demo"
+    served_name: str = "base"
     quantization: str = ""
     max_lora_rank: int = Field(16, ge=1)
     max_model_len: int = Field(0, ge=0)
@@ -46,6 +49,8 @@ class DataPlane(_Part):
 
     host: str = "127.0.0.1"
     port: int = 8080
+    require_keys: bool = False
+    tls_cert: str = ""
 
 
 class Installation(_Part):
@@ -57,6 +62,36 @@ class Installation(_Part):
     engine: ServingEngine = ServingEngine()
     control: ControlPlane = ControlPlane()
     gateway: DataPlane = DataPlane()
+
+    @property
+    def gateway_url(self) -> str:
+        """Where this machine reaches the data plane."""
+        return _url(self.gateway.host, self.gateway.port, "https" if self.gateway.tls_cert else "http")
+
+    @property
+    def control_url(self) -> str:
+        """Where this machine reaches the operator API."""
+        return _url(self.control.host, self.control.port)
+
+    @property
+    def keys_required(self) -> bool:
+        """True when the data plane wants a key: by wish, or because it listens beyond loopback."""
+        return self.gateway.require_keys or self.gateway.host not in LOOPBACK
+
+    def operator_token(self) -> str:
+        """The operator API's token. Raises ConfigError while no controller has made one."""
+        if self.control.operator_token:
+            return self.control.operator_token
+        path = self.data_dir / "operator.token"
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError(f"{path} cannot be read: start the controller, which makes it") from None
+
+
+def _url(host: str, port: int, scheme: str = "http") -> str:
+    host = WILDCARDS.get(host, host)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def load_installation(path: Path | None = None) -> Installation:
