@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select
 
 from adapters import tables
 from adapters.database import Database, upsert
@@ -79,15 +79,13 @@ class EvidenceStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def ends(self) -> tuple[int, int]:
-        """The newest ids of responses and feedback; 0 where there is none."""
-        query = select(
-            select(func.max(tables.responses.c.id)).scalar_subquery(),
-            select(func.max(tables.feedback.c.id)).scalar_subquery(),
-        )
+    def ends(self) -> tuple[int, int, int]:
+        """The newest ids of responses, feedback and scores; 0 where there is none."""
+        read = (tables.responses, tables.feedback, tables.scores)
+        query = select(*(select(func.max(table.c.id)).scalar_subquery() for table in read))
         with self._database.read() as connection:
             row = connection.execute(query).one()
-        return row[0] or 0, row[1] or 0
+        return row[0] or 0, row[1] or 0, row[2] or 0
 
     def arms(self, rollout: int) -> dict[int, ArmRow]:
         """The rollout's assignments by id."""
@@ -163,6 +161,12 @@ class EvidenceStore:
         with self._database.read() as connection:
             return [tuple(row) for row in connection.execute(query.order_by(_R.id).limit(MOST_ROWS))]
 
+    def counts(
+        self, assignments: Iterable[int], since: float, objectives: Mapping[str, float]
+    ) -> tuple[int, dict[str, int]]:
+        """How many answers these arms gave since an instant, and how many were bad, by metric."""
+        return self._counts(and_(_R.assignment.in_(list(assignments)), _R.at >= since), objectives)
+
     def window(
         self, route: str, version: str, since: float, until: float, objectives: Mapping[str, float]
     ) -> tuple[int, dict[str, int]]:
@@ -171,12 +175,35 @@ class EvidenceStore:
         mine = select(rows.id).where(
             rows.route == route, rows.version == version, rows.rollout == 0, rows.arm == "stable"
         )
-        columns = [func.sum(case((bad(name, objective), 1), else_=0)) for name, objective in objectives.items()]
-        query = select(func.count(), *columns).where(
-            _R.assignment.in_(mine), _R.at >= since, _R.at < until, _flag(Flag.ENGINE_DOWN, absent=True)
-        )
+        return self._counts(and_(_R.assignment.in_(mine), _R.at >= since, _R.at < until), objectives)
+
+    def served(self, route: str, version: str) -> list[int]:
+        """The assignments of `version` as all that `route` serves, outside any rollout."""
+        rows = tables.assignments.c
+        query = select(rows.id).where(rows.route == route, rows.version == version, rows.rollout == 0)
         with self._database.read() as connection:
-            row = connection.execute(query).one()
+            return list(connection.execute(query.where(rows.arm == "stable")).scalars())
+
+    def words(self, assignments: Iterable[int], after: int) -> list[tuple[int, float]]:
+        """(id, score) of the feedback to these arms' answers, oldest first."""
+        rows = tables.feedback.c
+        return self._values(select(rows.id, rows.score), rows, assignments, after)
+
+    def scored(self, assignments: Iterable[int], after: int) -> list[tuple[int, str, float]]:
+        """(id, metric, value) of the scores of these arms' answers, oldest first."""
+        rows = tables.scores.c
+        return self._values(select(rows.id, rows.metric, rows.value), rows, assignments, after)
+
+    def _values(self, query: Select[Any], rows: Any, assignments: Iterable[int], after: int) -> list[Any]:
+        query = query.where(rows.id > after, rows.assignment.in_(list(assignments))).order_by(rows.id)
+        with self._database.read() as connection:
+            return [tuple(row) for row in connection.execute(query.limit(MOST_ROWS))]
+
+    def _counts(self, where: ColumnElement[bool], objectives: Mapping[str, float]) -> tuple[int, dict[str, int]]:
+        columns = [func.sum(case((bad(name, objective), 1), else_=0)) for name, objective in objectives.items()]
+        query = select(func.count(), *columns).select_from(tables.responses)
+        with self._database.read() as connection:
+            row = connection.execute(query.where(where, _flag(Flag.ENGINE_DOWN, absent=True))).one()
         return row[0], {name: int(count or 0) for name, count in zip(objectives, row[1:], strict=True)}
 
 

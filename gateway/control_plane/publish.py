@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot
+from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Shadow, Snapshot, Tester
 from adapters.types import Route
+from gateway.rollout.arms import (
+    CANDIDATE,
+    STABLE,
+    AssignmentKey,
+    Course,
+    Interval,
+    intervals,
+    shadow_key,
+    tester_key,
+)
 
-STABLE, PINNED = "stable", "pinned"
-
-
-@dataclass(frozen=True, slots=True)
-class AssignmentKey:
-    """The values of one row of `assignments`."""
-
-    route: str
-    version: str
-    arm: str
-    share: float = 1.0
+PINNED = "pinned"
+Ids = Mapping[AssignmentKey, int]
+__all__ = ["PINNED", "STABLE", "AssignmentKey", "Base", "Serving", "assignment_keys", "compose", "routed_pairs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +37,36 @@ class Serving:
 
     urls: Mapping[str, str]
     holders: Callable[[str], tuple[str, ...]]
-    pinned: tuple[str, ...]                  # versions that may be asked for by name
+    pinned: tuple[str, ...]                          # versions that may be asked for by name
+    courses: Mapping[str, Course]                    # open rollouts by route, as far as they have arms
+    hash_unit: Callable[[str, str], bytes]           # (owner, unit) → what stands for the unit in response ids
 
 
 def assignment_keys(routes: Iterable[Route], base: Base, serving: Serving) -> list[AssignmentKey]:
     """The rows that `compose` needs."""
-    keys = [AssignmentKey(route.name, route.version or base.version, STABLE) for route in routes]
+    keys = [part.key for route in routes for part in _parts(route, base, serving)]
+    for course in serving.courses.values():
+        keys += [key for key in (shadow_key(course), tester_key(course)) if key is not None]
     keys += [AssignmentKey(version.partition("@")[0], version, PINNED) for version in serving.pinned]
     return [*keys, AssignmentKey(base.model, base.version, PINNED)]
 
 
-def compose(routes: Iterable[Route], base: Base, serving: Serving, ids: Mapping[AssignmentKey, int]) -> Snapshot:
+def compose(routes: Iterable[Route], base: Base, serving: Serving, ids: Ids) -> Snapshot:
     """The snapshot, without an id and an instant. A version that nobody holds gets no replicas: workers answer 503."""
-    everywhere = tuple(sorted(serving.urls))
 
-    def arm(route: Route) -> Arm:
-        version = route.version or base.version
-        model = route.version or base.model
-        replicas = serving.holders(route.version) if route.version else everywhere
-        return Arm(ids[AssignmentKey(route.name, version, STABLE)], STABLE, version, model, 0.0, 1.0, replicas)
+    def replicas(version: str) -> tuple[str, ...]:
+        return tuple(sorted(serving.urls)) if version == base.version else serving.holders(version)
+
+    def state(route: Route) -> RouteState:
+        arms = []
+        for part in _parts(route, base, serving):
+            key = part.key
+            model = base.model if key.version == base.version else key.version
+            arms.append(Arm(ids[key], key.arm, key.version, model, part.low, part.high, replicas(key.version)))
+        # The salt is the name: who gets which arm changes only if a route is renamed.
+        plain = RouteState(route.name, route.name, tuple(arms))
+        course = serving.courses.get(route.name)
+        return _with_rollout(plain, course, replicas(course.rollout.candidate), serving, ids) if course else plain
 
     def pinned(version: str) -> PinnedVersion:
         key = AssignmentKey(version.partition("@")[0], version, PINNED)
@@ -63,15 +76,42 @@ def compose(routes: Iterable[Route], base: Base, serving: Serving, ids: Mapping[
     return Snapshot(
         id=0,
         effective_at=0.0,
-        base=PinnedVersion(base_id, base.version, base.model, everywhere),
-        # The salt is the name: who gets which arm changes only if a route is renamed.
-        routes=tuple(RouteState(r.name, r.name, (arm(r),)) for r in sorted(routes, key=lambda r: r.name)),
+        base=PinnedVersion(base_id, base.version, base.model, tuple(sorted(serving.urls))),
+        routes=tuple(state(route) for route in sorted(routes, key=lambda route: route.name)),
         pinned=tuple(pinned(version) for version in sorted(serving.pinned)),
-        endpoints=tuple(Endpoint(name, serving.urls[name]) for name in everywhere),
+        endpoints=tuple(Endpoint(name, serving.urls[name]) for name in sorted(serving.urls)),
+    )
+
+
+def _parts(route: Route, base: Base, serving: Serving) -> list[Interval]:
+    """The route's arms: one, unless a rollout exposes its candidate."""
+    course = serving.courses.get(route.name)
+    if course is None:
+        return [Interval(AssignmentKey(route.name, route.version or base.version, STABLE), 0.0, 1.0)]
+    return intervals(course, available=bool(serving.holders(course.rollout.candidate)))
+
+
+def _with_rollout(
+    plain: RouteState, course: Course, holders: tuple[str, ...], serving: Serving, ids: Ids
+) -> RouteState:
+    """The route's state with what a rollout adds to its arms."""
+    plan, candidate = course.plan, course.rollout.candidate
+    shadow = None
+    if plan.shadow and holders and (key := shadow_key(course)):
+        mirror = plan.shadow
+        shadow = Shadow(ids[key], candidate, candidate, holders, mirror.sample, mirror.concurrency, mirror.ceiling)
+    testers: tuple[Tester, ...] = ()
+    if holders and (pin := tester_key(course)):
+        units = sorted({serving.hash_unit(tester.owner, tester.unit).hex() for tester in plan.testers})
+        testers = tuple(Tester(unit, ids[pin], CANDIDATE) for unit in units)
+    return RouteState(
+        plain.name, plain.salt, plain.arms, course.rollout.id, shadow, testers, course.plan.breaker
     )
 
 
 def routed_pairs(snapshot: Snapshot) -> set[tuple[str, str]]:
     """Every (replica, version) that the snapshot sends requests to."""
-    entries: list[Arm | PinnedVersion] = [*(arm for route in snapshot.routes for arm in route.arms), *snapshot.pinned]
+    arms = [arm for route in snapshot.routes for arm in route.arms]
+    shadows = [route.shadow for route in snapshot.routes if route.shadow is not None]
+    entries: list[Arm | PinnedVersion | Shadow] = [*arms, *shadows, *snapshot.pinned]
     return {(replica, entry.version) for entry in entries for replica in entry.replicas}

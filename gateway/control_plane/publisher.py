@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from sqlalchemy import Connection
+
 from adapters.fleet_store import FleetStore
 from adapters.snapshot import Snapshot, to_json
 from gateway.control_plane.publish import routed_pairs
@@ -38,15 +40,28 @@ class Publisher:
             log.error("the latest snapshot cannot be read: %s", error)
             self._latest = None
 
-    async def publish(self, snapshot: Snapshot, fence: tuple[str, int] | None) -> bool:
-        """Publish unless nothing changed. Raises Conflict when somebody else leads, DatabaseError."""
+    @property
+    def latest(self) -> Snapshot | None:
+        """What was published last, as far as this controller knows."""
+        return self._latest
+
+    async def publish(
+        self,
+        snapshot: Snapshot,
+        fence: tuple[str, int] | None,
+        within: Callable[[Connection], None] | None = None,
+    ) -> bool:
+        """Publish unless nothing changed. Raises Conflict when somebody else leads, DatabaseError.
+
+        `within`: what is written in the same transaction; with it, it is always published.
+        """
         now = self._clock()
         self._mark(now)
         body = to_json(snapshot)
-        if self._latest is not None and to_json(self._latest) == body:
+        if within is None and self._latest is not None and to_json(self._latest) == body:
             return False
         effective_at = now + SWITCH_AFTER
-        row = await asyncio.to_thread(self._fleet.publish, body, effective_at, fence)
+        row = await asyncio.to_thread(self._fleet.publish, body, effective_at, fence, within)
         self._latest = replace(snapshot, id=row, effective_at=effective_at)
         self._mark(now)
         log.info("published snapshot %d: %s", row, _summary(snapshot))

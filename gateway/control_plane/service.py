@@ -18,9 +18,11 @@ from adapters.artifacts import ArtifactStore
 from adapters.base import read_base, resolve_base
 from adapters.database import Database, open_database
 from adapters.errors import ConfigError
+from adapters.evidence_store import EvidenceStore
 from adapters.fleet_store import FleetStore
 from adapters.registry import Registry
 from adapters.response_store import ResponseStore
+from adapters.rollout_store import RolloutStore
 from adapters.routes import RouteStore
 from gateway.config import Settings, ensure_data_dir, is_loopback
 from gateway.control_plane.app import create_app
@@ -98,8 +100,9 @@ class _Server(uvicorn.Server):
 def _open_stores(settings: Settings, database: Database) -> Stores:
     artifacts = ArtifactStore(settings.artifacts, settings.data_dir)
     return Stores(
-        Registry(database, artifacts), RouteStore(database), FleetStore(database), artifacts, ResponseStore(database)
-    )
+        Registry(database, artifacts), RouteStore(database), FleetStore(database), artifacts, ResponseStore(database),
+        RolloutStore(database), EvidenceStore(database),
+    )  # fmt: skip
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from adapters.errors import Conflict, NotFound
-from adapters.types import Route
+from adapters.types import Route, Stage
 from gateway.control_plane.fleet import Fleet
 from gateway.control_plane.preparation import Preparation
 from gateway.control_plane.view import Stores, View
@@ -26,32 +26,38 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The target cannot be reached, and why."""
+    """The version cannot be served, and why. `blame`: it is the version's own fault."""
 
     error: str
+    blame: bool = False
 
 
 def judge(
     route: Route, view: View, placement: Placement, fleet: Fleet, preparation: Preparation
 ) -> Commit | Fail | None:
     """What to do about the route's target now; None: wait."""
-    target = route.target
-    if target is None:
-        return None
-    version = view.versions.get(target)
+    return readiness(route.target, view, placement, fleet, preparation) if route.target else None
+
+
+def readiness(
+    name: str, view: View, placement: Placement, fleet: Fleet, preparation: Preparation
+) -> Commit | Fail | None:
+    """Can this version serve, on every usable replica that it is placed on? None: not decided yet."""
+    version = view.versions.get(name)
     if version is None or version.stage not in SERVABLE:
         stage, reason = (version.stage.value, version.reason) if version else ("gone", "")
-        return Fail(f"it is {stage}{f': {reason}' if reason else ''}")
-    if target in placement.refused:
-        return Fail(placement.refused[target])
-    if error := preparation.error(target):
+        quarantined = version is not None and version.stage is Stage.QUARANTINED
+        return Fail(f"it is {stage}{f': {reason}' if reason else ''}", blame=quarantined)
+    if name in placement.refused:
+        return Fail(placement.refused[name])
+    if error := preparation.error(name):
         return Fail(error)
-    holders = [fleet.agents[name] for name in placement.of(target) if fleet.agents[name].usable]
+    holders = [fleet.agents[replica] for replica in placement.of(name) if fleet.agents[replica].usable]
     for agent in holders:
-        if agent.tries.failures.get(target, 0) >= TRIES:
-            held = agent.holdings.get(target)
-            return Fail(f"{agent.name}: {held.error if held else 'it cannot be loaded'}")
-    return Commit() if holders and all(agent.ready(target) for agent in holders) else None
+        if agent.tries.failures.get(name, 0) >= TRIES:
+            held = agent.holdings.get(name)
+            return Fail(f"{agent.name}: {held.error if held else 'it cannot be loaded'}", blame=True)
+    return Commit() if holders and all(agent.ready(name) for agent in holders) else None
 
 
 class Switcher:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from adapters.artifacts import ArtifactStore
 from adapters.errors import ConfigError, NotFound
+from adapters.evidence_store import EvidenceStore
 from adapters.fleet_store import FleetStore
 from adapters.registry import Registry
 from adapters.response_store import ResponseStore
+from adapters.rollout_store import RolloutStore
+from adapters.rollouts import Rollout
 from adapters.routes import RouteStore
 from adapters.types import AdapterVersion, Holding, Route
-from gateway.control_plane.publish import AssignmentKey
-from gateway.control_plane.wanted import named_versions
+from gateway.control_plane.wanted import candidates, named_versions
+from gateway.rollout.arms import AssignmentKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +30,34 @@ class Stores:
     fleet: FleetStore
     artifacts: ArtifactStore
     responses: ResponseStore
+    rollouts: RolloutStore
+    evidence: EvidenceStore
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Routes, and the versions that are named by them or asked for. `revision` says when to look again."""
+    """Routes, rollouts, and the versions that are named by them or asked for. `revision` says when to look again.
+
+    `rollouts`: the open ones, and those that ended so lately that they are still looked after.
+    """
 
     revision: int = -1
     routes: tuple[Route, ...] = ()
     versions: dict[str, AdapterVersion] = field(default_factory=dict)
     asked_for: frozenset[str] = frozenset()
+    rollouts: tuple[Rollout, ...] = ()
 
 
 class Reader:
-    """Reads again only when the registry's revision, or what was asked for, has changed. Raises DatabaseError."""
+    """Reads again only when the registry's revision, or what was asked for, has changed. Raises DatabaseError.
 
-    def __init__(self, stores: Stores) -> None:
+    `after`: seconds for which a rollout that has ended is still looked after.
+    """
+
+    def __init__(self, stores: Stores, clock: Callable[[], float] = time.time, after: float = 86400.0) -> None:
         self._stores = stores
+        self._clock = clock
+        self._after = after
         self._view = View()
 
     async def view(self, asked_for: Iterable[str] = ()) -> View:
@@ -55,13 +70,14 @@ class Reader:
         if revision == self._view.revision and asked_for == self._view.asked_for:
             return self._view
         routes = tuple(self._stores.routes.list())
+        rollouts = tuple(self._stores.rollouts.active(self._clock() - self._after))
         versions = {}
-        for name in named_versions(routes) | asked_for:
+        for name in named_versions(routes) | candidates(rollouts) | asked_for:
             try:
                 versions[name] = self._stores.registry.get(name)
             except (NotFound, ConfigError):
                 continue
-        return View(revision, routes, versions, asked_for)
+        return View(revision, routes, versions, asked_for, rollouts)
 
 
 class Writer:
@@ -83,7 +99,8 @@ class Writer:
         """The ids of these rows, made where they do not exist yet."""
         for key in keys:
             if key not in self._assignments:
+                row = (key.route, key.version, key.arm, key.share)
                 self._assignments[key] = await asyncio.to_thread(
-                    self._fleet.assignment, key.route, key.version, key.arm, key.share
+                    self._fleet.assignment, *row, rollout=key.rollout, step=key.step
                 )
         return self._assignments

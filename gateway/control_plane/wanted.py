@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from adapters.rollouts import Rollout
 from adapters.types import AdapterVersion, Kind, Route, Stage
 from gateway.engines.placement import Priority, Want
 
@@ -15,13 +16,22 @@ def named_versions(routes: Iterable[Route]) -> set[str]:
     return {version for route in routes for version in (route.version, route.target, route.previous) if version}
 
 
+def candidates(rollouts: Iterable[Rollout]) -> set[str]:
+    """The versions that open rollouts roll out."""
+    return {rollout.candidate for rollout in rollouts if rollout.open}
+
+
 def wants(
-    routes: Iterable[Route], versions: Mapping[str, AdapterVersion], asked_for: Iterable[str], now: float
+    routes: Iterable[Route],
+    versions: Mapping[str, AdapterVersion],
+    asked_for: Iterable[str],
+    now: float,
+    rollouts: Iterable[Rollout] = (),
 ) -> list[Want]:
     """One Want per version, with its most important reason. Quarantined and archived versions are never wanted.
 
     `asked_for`: versions wanted by name (verification). The version before stays loaded until the bake time is over,
-    but gets no requests.
+    but gets no requests. A candidate of a rollout comes after everything that is served now.
     """
     found: dict[str, Want] = {}
 
@@ -37,6 +47,8 @@ def wants(
         add(route.target, Priority.TARGET)
         if route.bake_until > now:
             add(route.previous, Priority.PREVIOUS, serves=False)
+    for version in candidates(rollouts):
+        add(version, Priority.TARGET)
     for version in asked_for:
         add(version, Priority.WANTED)
     return sorted(found.values(), key=lambda want: (want.priority, want.version))

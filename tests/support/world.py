@@ -10,9 +10,11 @@ from pathlib import Path
 from adapters.artifacts import ArtifactStore
 from adapters.base import BaseModelInfo
 from adapters.database import Database
+from adapters.evidence_store import EvidenceStore
 from adapters.fleet_store import FleetStore
 from adapters.registry import Registry
 from adapters.response_store import ResponseStore
+from adapters.rollout_store import RolloutStore
 from adapters.routes import RouteStore
 from adapters.snapshot import RouteState, Snapshot
 from adapters.types import Holding, Route
@@ -53,7 +55,12 @@ class World:
         self.registry = Registry(self.database, artifacts)
         self.routes = RouteStore(self.database)
         self.fleet = FleetStore(self.database)
-        self.stores = Stores(self.registry, self.routes, self.fleet, artifacts, ResponseStore(self.database))
+        self.rollouts = RolloutStore(self.database)
+        self.evidence = EvidenceStore(self.database)
+        responses = ResponseStore(self.database)
+        self.stores = Stores(
+            self.registry, self.routes, self.fleet, artifacts, responses, self.rollouts, self.evidence
+        )
 
     def push(self, route: str = "r", seed: int = 0, *, probes: bool = True, like: int | None = None) -> str:
         """Register an adapter; `like`: with the probes of another seed's weights."""

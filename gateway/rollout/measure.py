@@ -1,0 +1,91 @@
+"""What is known about a step: the records of exactly this step at this weight, as sums over units. Reads, no writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from adapters.evidence_store import ArmRow
+from adapters.evidence_sums import ArmsOf, EvidenceSums, PairRow, Segment, is_pair_of, score_rows
+from adapters.rollouts import Phase
+from gateway.rollout.arms import CANDIDATE, STABLE, Course
+from gateway.rollout.plan import Plan
+from monitors.analysis import ArmSums, BadEvent, JudgeSpec, Measurements
+
+_OF_WORDS = ("satisfaction", "thumbs_down")
+_SAME_SHARE = 1e-9
+
+
+def rules(course: Course) -> JudgeSpec | None:
+    """What the phase is judged by; None for phases that are not judged."""
+    if course.rollout.phase is Phase.SHADOW and course.plan.shadow:
+        return course.plan.shadow_spec()
+    if course.rollout.phase is Phase.RAMP:
+        return course.plan.judge_spec(course.rollout.step - 1)
+    return None
+
+
+def segment_of(course: Course, arms: Mapping[int, ArmRow]) -> Segment:
+    """The assignments of this step at this weight. A changed weight begins anew: mixing weights confounds with time."""
+    rollout = course.rollout
+    top = 1.0 - course.plan.holdout_share
+
+    def ids(arm: str, share: float) -> tuple[int, ...]:
+        same = (r for r in arms.values() if r.arm == arm and r.step == rollout.step)
+        return tuple(sorted(row.id for row in same if abs(row.share - share) < _SAME_SHARE))
+
+    candidate, stable = ids(CANDIDATE, rollout.weight), ids(STABLE, top - rollout.weight)
+    ramp = {row.id for row in arms.values() if row.arm in (CANDIDATE, STABLE) and row.step > 0}
+    return Segment(candidate, stable, tuple(sorted(ramp - {*candidate, *stable})))
+
+
+def measure(
+    sums: EvidenceSums, course: Course, arms: Mapping[int, ArmRow], events: Mapping[str, Sequence[BadEvent]]
+) -> Measurements:
+    """Everything that the judgement of this phase needs. Raises DatabaseError. May take a while: not for the loop."""
+    elapsed = course.memory.credited
+    if course.rollout.phase is Phase.SHADOW:
+        return Measurements(elapsed, bad_events=dict(events), pairs=_pairs(sums.pairs(course.rollout.id), course.plan))
+    segment = segment_of(course, arms)
+    units = sums.units(segment)
+    weight, top = course.rollout.weight, 1.0 - course.plan.holdout_share
+    compared = top - weight > _SAME_SHARE and weight > 0
+    return Measurements(
+        elapsed,
+        units.candidate,
+        units.stable,
+        (units.new_candidate, units.new_stable) if compared else (),
+        (weight / top, (top - weight) / top) if compared else (),
+        _metrics(sums, segment, course.plan),
+        dict(events),
+    )
+
+
+def _metrics(sums: EvidenceSums, segment: Segment, plan: Plan) -> dict[str, tuple[ArmSums, ArmSums]]:
+    answers, words, scores = {}, [], {}
+    for metric in plan.metrics:
+        if metric.name in _OF_WORDS:
+            words.append(metric.name)
+        elif metric.name.startswith(("reward", "text.")):
+            scores[metric.name] = score_rows(metric.name)
+        else:
+            answers[metric.name] = metric.objective
+    found: ArmsOf = {**sums.answers(segment, answers), **sums.words(segment, words), **sums.scores(segment, scores)}
+    return {name: (ArmSums(*candidate), ArmSums(*stable)) for name, (candidate, stable) in found.items()}
+
+
+def _pairs(rows: Sequence[PairRow], plan: Plan) -> dict[str, list[float]]:
+    """candidate − stable, one per unit and metric: a unit's first."""
+    pairs: dict[str, list[float]] = {}
+    seen: set[tuple[str, str, bytes]] = set()
+    for row in rows:
+        for metric in plan.metrics:
+            key = (metric.name, row.metric, row.unit)
+            if is_pair_of(metric.name, row.metric) and metric.name.startswith(("reward", "text.")) and key not in seen:
+                seen.add(key)
+                pairs.setdefault(metric.name, []).append(row.candidate - row.stable)
+    return pairs
+
+
+def means(measured: Measurements) -> dict[str, float]:
+    """Stable's mean of each metric that has data: what a promoted version is watched against."""
+    return {name: stable.m / stable.d for name, (_, stable) in measured.metrics.items() if stable.d > 0}
