@@ -84,7 +84,10 @@ class Controller:
                 self._wake.clear()
         finally:
             await self.follow()
-            await keeping
+            if not stop.is_set():  # a bug: this process must end, not go on renewing a lease that it does not use
+                keeping.cancel()
+                await self.lease.release()
+            await asyncio.gather(keeping, return_exceptions=True)
 
     async def lead(self) -> None:
         """Begin to lead: from what the database and the engines say, nothing else. Raises DatabaseError."""

@@ -213,3 +213,17 @@ async def test_a_lost_database_is_waited_for(world: World, monkeypatch, caplog):
     assert version in world.engines[0].adapters and world.snapshot() == published
     await controller._round()
     assert "the database is back" in caplog.text
+
+
+async def test_a_bug_ends_the_controller_and_lets_another_lead(world: World, monkeypatch):
+    controller = await world.controller()
+
+    async def broken():
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(controller, "tick", broken)
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="a bug"):
+            await controller.run(asyncio.Event())
+    assert not controller.lease.held
+    assert await world.follower("two").lease.refresh()
