@@ -14,21 +14,12 @@ from pydantic import Field, field_validator
 from adapters.errors import ConfigError, UnderstudyError
 from adapters.routes import check_route_name
 from adapters.settings import Section, load
+from monitors.rewards.settings import RewardSpec
 from trainer.rl_settings import CompletionsSettings, HealthSettings, PromptFilterSettings
 
 Algorithm = Literal["sft", "dpo", "kto", "reward-model", "grpo", "rloo"]
 ALGORITHMS: tuple[Algorithm, ...] = ("sft", "dpo", "kto", "reward-model", "grpo", "rloo")
 RL: tuple[Algorithm, ...] = ("grpo", "rloo")
-
-
-class RewardSpec(Section):
-    """One `[[reward]]` (stand-in until monitors.rewards.settings has it)."""
-
-    name: str = Field(description='a grader\'s name, or "module:function"')
-    weight: float = Field(1.0, ge=0, description="its share of the sum, before normalising")
-    gold: bool = Field(False, description="only measured, never trained on")
-    required: bool = Field(True, description="a sample without this score has no reward at all")
-    options: dict[str, Any] = Field(default_factory=dict, description="the grader's own options")
 
 
 class DataSettings(Section):
@@ -42,16 +33,12 @@ class DataSettings(Section):
     similarity: float = Field(0.8, gt=0, le=1, description="3-gram Jaccard similarity of a near-duplicate")
     decontaminate: tuple[Path, ...] = Field((), description="evaluation suites whose prompts must not be trained on")
     truncate: bool = Field(False, description="cut rows that are too long instead of dropping them (SFT)")
+    allow_control_tokens: bool = Field(False, description="accept texts that hold tokens of a chat template")
 
     @field_validator("train", "eval", "general", "decontaminate", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
-
-    @field_validator("general_share")
-    @classmethod
-    def _plausible(cls, value: float) -> float:
-        return value
 
 
 class LoraSettings(Section):
