@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from adapters.errors import ConfigError
 from adapters.settings import describe
 from monitors.rewards.function import FunctionGrader
 from monitors.rewards.settings import RewardSpec
-from monitors.rewards.types import Grader, Place, Preparable
+from monitors.rewards.types import FindVersion, Grader, Place, Preparable
 
 # name → module:class. A class has `Options` and is made from (name, options, place).
 GRADERS = {
@@ -27,18 +27,17 @@ GRADERS = {
     "judge": "monitors.rewards.judge:Judge",
     "ensemble": "monitors.rewards.ensemble:Ensemble",
 }
-VersionPath = Callable[[str], Path]
 
 
 def build_grader(
-    spec: RewardSpec, base_dir: Path | str = ".", *, version_path: VersionPath | None = None
+    spec: RewardSpec, base_dir: Path | str = ".", *, find_version: FindVersion | None = None
 ) -> Grader:
     """The grader of one table. Nothing is loaded or asked yet: see `prepare`.
 
-    `base_dir` is the configuration file's folder; `version_path` finds the files of a registered version. Raises
+    `base_dir` is the configuration file's folder; `find_version` finds the files of a registered version. Raises
     ConfigError in one line for an unknown name, an unknown option, or files that are not there.
     """
-    place = Place(Path(base_dir), version_path)
+    place = Place(Path(base_dir), find_version)
     if ":" in spec.name:
         return FunctionGrader(spec.shown, spec.name, spec.options, place)
     if spec.name not in GRADERS:
@@ -48,14 +47,14 @@ def build_grader(
 
 
 def build_graders(
-    specs: Sequence[RewardSpec], base_dir: Path | str = ".", *, version_path: VersionPath | None = None
+    specs: Sequence[RewardSpec], base_dir: Path | str = ".", *, find_version: FindVersion | None = None
 ) -> list[Grader]:
     """The graders of several tables, in order. Raises ConfigError as `build_grader`, and when two share a name."""
     names = [spec.shown for spec in specs]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"reward {name!r} is there twice: give each a label of its own")
-    return [build_grader(spec, base_dir, version_path=version_path) for spec in specs]
+    return [build_grader(spec, base_dir, find_version=find_version) for spec in specs]
 
 
 def prepare(graders: Sequence[Grader]) -> None:

@@ -162,7 +162,7 @@ def _close(found: Any, wanted: Any, tolerance: float) -> bool:
 
 def _kind(name: str, column: str, tests: Any) -> tuple[str, list[Any]]:
     """Which of the three forms the tests have. Raises GraderError for any other."""
-    cases = [tests] if isinstance(tests, str) else tests
+    cases: Any = [tests] if isinstance(tests, str) else tests
     if isinstance(cases, list | tuple) and cases:
         cases = [_without_nulls(case) for case in cases]
         if all(isinstance(case, str) for case in cases):

@@ -39,7 +39,7 @@ class Ensemble:
 
         self.name = name
         self._options = options
-        self._members = build_graders(options.members, place.base_dir, version_path=place.version_path)
+        self._members = build_graders(options.members, place.base_dir, find_version=place.find_version)
 
     @property
     def fingerprint(self) -> str:

@@ -62,11 +62,23 @@ class Preparable(Protocol):
 
 
 @dataclass(frozen=True)
+class StoredVersion:
+    """A registered version as graders need it."""
+
+    folder: Path                                     # with adapter_config.json and adapter_model.safetensors
+    manifest: Mapping[str, Any]
+    kind: str                                        # adapters.types.Kind
+
+
+FindVersion = Callable[[str], StoredVersion]         # "support@3f2a9c1b7d20" → its files
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a grader's configuration was written, and how it finds registered versions."""
 
     base_dir: Path                                   # relative paths and user modules are looked up here
-    version_path: Callable[[str], Path] | None = None  # "support@3f2a9c1b7d20" → a folder with its files
+    find_version: FindVersion | None = None          # None: versions cannot be used here
 
 
 def text_of(message: Mapping[str, Any]) -> str:
