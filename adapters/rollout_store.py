@@ -7,7 +7,8 @@ snapshot are one: no crash can leave one without the others.
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, RowMapping, desc, or_, select, update
 
@@ -20,7 +21,8 @@ from adapters.rollouts import Phase, Rollout, RolloutEvent
 from adapters.routes import check_rollout_target
 
 Fence = tuple[str, int] | None     # name and epoch of the lease that allows a write
-CONTROLLER = "controller"          # the actor of what happens by itself
+BREAKER = "breaker"                # the kind of event that a worker writes when its circuit breaker trips
+Result = TypeVar("Result")
 
 
 class RolloutStore:
@@ -105,6 +107,19 @@ class RolloutStore:
         with self._database.begin() as connection:
             _fenced(connection, fence)
             return _swap(connection, rollout, {"state": state})
+
+    def trip(self, rollout: int, after: int) -> RolloutEvent | None:
+        """The first event above `after` that a worker's circuit breaker wrote; None: there is none."""
+        rows = tables.rollout_events
+        mine = (rows.c.rollout == rollout, rows.c.kind == BREAKER, rows.c.id > after)
+        with self._database.read() as connection:
+            row = connection.execute(select(rows).where(*mine).order_by(rows.c.id).limit(1)).mappings().first()
+        return RolloutEvent(**row) if row else None
+
+    def within(self, work: Callable[[Connection], Result]) -> Result:
+        """Do `work` in one write transaction: for changes that touch more than the row."""
+        with self._database.begin() as connection:
+            return work(connection)
 
     def note(self, rollout: Rollout, event: RolloutEvent, now: float) -> None:
         """Append an event that changes nothing."""

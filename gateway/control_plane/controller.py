@@ -1,6 +1,8 @@
 """The leader's loop: look at the engines, decide, act, publish. Level-triggered: every tick starts from what is.
 
-    tick: database → engines → placement → what each should hold → steps side by side → switch routes → publish
+    tick: database → engines → placement → what each should hold → steps → switch routes → rollouts → publish
+
+While a rollout is open, its evidence is looked at and acted on ten times a second beside it (`look`).
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from gateway.control_plane.metrics import ControlMetrics
 from gateway.control_plane.preparation import Preparation
 from gateway.control_plane.publish import Base, Serving, assignment_keys, compose
 from gateway.control_plane.publisher import Publisher
+from gateway.control_plane.rollouts import ControlPlant
 from gateway.control_plane.switching import Switcher
 from gateway.control_plane.view import Reader, Stores, View, Writer
-from gateway.control_plane.wanted import named_versions, wants
+from gateway.control_plane.wanted import candidates, named_versions, wants
 from gateway.engines.placement import Placement, place
+from gateway.rollout.controller import Rollouts, RolloutStores
 
 ASKED_FOR_TIME = 600.0    # seconds a version that was asked for by name stays loaded
 HURRY = 0.1              # seconds between ticks while something is under way
+CARED_FOR = 3600.0        # seconds at least that a rollout is looked after when it has ended
 FIRST_LOOK = 15.0         # seconds a new leader waits for word of every engine before it publishes without
 
 log = logging.getLogger("understudy.controller")
@@ -43,6 +48,8 @@ class Controller:
         *,
         metrics: ControlMetrics | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        hash_unit: Callable[[str, str], bytes] = lambda owner, unit: b"",
     ) -> None:
         self.lease = lease
         self.placement = Placement({})
@@ -53,9 +60,17 @@ class Controller:
         self._metrics = metrics
         self._clock = clock
         self._writer = Writer(stores.fleet)
-        self._reader = Reader(stores)
-        self._switcher = Switcher(stores, parse_duration(settings.rollout.bake))
-        self._publisher = Publisher(stores.fleet, clock, parse_duration(settings.gateway.connect_timeout))
+        bake = parse_duration(settings.rollout.bake)
+        self._reader = Reader(stores, clock, max(bake, CARED_FOR))
+        self._switcher = Switcher(stores, bake)
+        self.publisher = Publisher(stores.fleet, clock, parse_duration(settings.gateway.connect_timeout))
+        self._plant = ControlPlant(self, stores, base, self._writer)
+        self.rollouts = Rollouts(
+            RolloutStores(stores.rollouts, stores.evidence, stores.sums), self._plant,
+            settings.data_dir / "incidents", bake, clock, monotonic, metrics.rollouts if metrics else None,
+        )  # fmt: skip
+        self._hash_unit = hash_unit
+        self._one_look = asyncio.Lock()
         self.fleet = self._new_fleet()
         self._asked_for: dict[str, float] = {}
         self._leads_since: float | None = None
@@ -75,6 +90,7 @@ class Controller:
     async def run(self, stop: asyncio.Event) -> None:
         """Lead whenever the lease is ours, until `stop`. A lost database is waited for, holding everything as it is."""
         keeping = asyncio.create_task(self.lease.keep(stop))
+        watching = asyncio.create_task(self._watch_rollouts(stop))
         try:
             while not stop.is_set():
                 pause = await self._round()
@@ -83,6 +99,8 @@ class Controller:
                         await self._wake.wait()
                 self._wake.clear()
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             await self.follow()
             if not stop.is_set():  # a bug: this process must end, not go on renewing a lease that it does not use
                 keeping.cancel()
@@ -91,7 +109,7 @@ class Controller:
 
     async def lead(self) -> None:
         """Begin to lead: from what the database and the engines say, nothing else. Raises DatabaseError."""
-        await self._publisher.adopt()
+        await self.publisher.adopt()
         await self.fleet.refresh()
         await self.fleet.forget_strangers()
         await self.fleet.step(self._interval)
@@ -100,6 +118,7 @@ class Controller:
     async def follow(self) -> None:
         """Stop leading; the engines keep what they hold."""
         self._leads_since = None
+        self.rollouts.close()
         await self.fleet.close()
         self.fleet = self._new_fleet()
         if self._metrics:
@@ -110,18 +129,29 @@ class Controller:
         now = self._clock()
         view = await self._view(now)
         await self.fleet.refresh()
-        self.placement = place(wants(view.routes, view.versions, view.asked_for, now), self.fleet.slots())
+        wanted = wants(view.routes, view.versions, view.asked_for, now, view.rollouts)
+        self.placement = place(wanted, self.fleet.slots())
         self.preparation.retain(set(view.versions))
-        self.fleet.assign(self.placement, view.versions, self.preparation, self._publisher)
+        self.fleet.assign(self.placement, view.versions, self.preparation, self.publisher)
         await self.fleet.step(self._interval)
         self._look_again_at_files()
-        if await self._switcher.settle(view, self.placement, self.fleet, self.preparation, self._clock()):
-            view = await self._view(now)
-        await self._publish(view)
+        await self._switcher.settle(view, self.placement, self.fleet, self.preparation, self._clock())
+        view = await self.look()
         await self.fleet.record()
         if self._metrics:
             self._metrics.leads(self.fleet.agents.values())
         return bool(self._unanswered(view))
+
+    async def look(self) -> View:
+        """Carry rollouts forward and publish what follows: needs nothing from the engines. Raises as `tick` does."""
+        async with self._one_look:
+            view = self._plant.view = await self._view(self._clock())
+            if await self.rollouts.tick(view.rollouts, view.routes):
+                view = self._plant.view = await self._view(self._clock())
+                self.rollouts.follow(view.rollouts)
+                self.wake()
+            await self._publish(view)
+            return view
 
     def ask_for(self, version: str) -> None:
         """Have `version` loaded for a while without routing to it; probe it again where it is loaded."""
@@ -166,6 +196,15 @@ class Controller:
             self._holding = False
         return HURRY if busy else self._interval
 
+    async def _watch_rollouts(self, stop: asyncio.Event) -> None:
+        """While a rollout is open, look ten times a second. What fails is reported by the loop beside it."""
+        while not stop.is_set():
+            if self.leads and self.rollouts.any_open:
+                with contextlib.suppress(UnderstudyError):
+                    await self.look()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), HURRY)
+
     async def _view(self, now: float) -> View:
         self._asked_for = {version: until for version, until in self._asked_for.items() if until > now}
         return await self._reader.view(self._asked_for)
@@ -180,9 +219,11 @@ class Controller:
             {name: agent.client.url for name, agent in agents.items() if agent.usable},
             self._holders,
             tuple(pinned),
+            self.rollouts.courses,
+            self._hash_unit,
         )
         ids = await self._writer.assignments(assignment_keys(view.routes, self._base, serving))
-        await self._publisher.publish(compose(view.routes, self._base, serving, ids), self.lease.fence)
+        await self.publisher.publish(compose(view.routes, self._base, serving, ids), self.lease.fence)
 
     def _holders(self, version: str) -> tuple[str, ...]:
         return self.fleet.holders(version, self.placement)
@@ -194,7 +235,7 @@ class Controller:
 
     def _unanswered(self, view: View) -> set[str]:
         """Versions whose loading is not decided yet on some replica."""
-        wanted = named_versions(view.routes) | view.asked_for
+        wanted = named_versions(view.routes) | candidates(view.rollouts) | view.asked_for
         return {
             version
             for version in wanted

@@ -151,6 +151,18 @@ class Fleet:
             if not await asyncio.to_thread(ask_for_restart, self._settings, site, agent.seen.boot, reason):
                 log.error("%s gets no traffic until you restart it: %s", agent.name, reason)
 
+    async def recycle(self, version: str, reason: str) -> None:
+        """Have every replica restarted that holds `version`, or held it since it started: its memory is suspect."""
+        for agent in self.agents.values():
+            held = agent.holdings.get(version)
+            key = (agent.name, agent.seen.boot)
+            if held is None or held.boot != agent.seen.boot or key in self._restarts_asked:
+                continue
+            self._restarts_asked.add(key)
+            site = self._sites[agent.name]
+            if not await asyncio.to_thread(ask_for_restart, self._settings, site, agent.seen.boot, reason):
+                log.error("restart %s by hand: %s", agent.name, reason)
+
     async def record(self) -> None:
         """Write what was seen of the replicas, where it changed. Raises DatabaseError."""
         for name, agent in self.agents.items():

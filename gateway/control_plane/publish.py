@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Shadow, Snapshot, Tester
 from adapters.types import Route
@@ -38,8 +38,8 @@ class Serving:
     urls: Mapping[str, str]
     holders: Callable[[str], tuple[str, ...]]
     pinned: tuple[str, ...]                          # versions that may be asked for by name
-    courses: Mapping[str, Course]                    # open rollouts by route, as far as they have arms
-    hash_unit: Callable[[str, str], bytes]           # (owner, unit) → what stands for the unit in response ids
+    courses: Mapping[str, Course] = field(default_factory=dict)   # open rollouts by route, as far as they have arms
+    hash_unit: Callable[[str, str], bytes] = lambda owner, unit: b""  # what stands for a unit in response ids
 
 
 def assignment_keys(routes: Iterable[Route], base: Base, serving: Serving) -> list[AssignmentKey]:

@@ -19,7 +19,9 @@ from adapters.base import read_base, resolve_base
 from adapters.database import Database, open_database
 from adapters.errors import ConfigError
 from adapters.evidence_store import EvidenceStore
+from adapters.evidence_sums import EvidenceSums
 from adapters.fleet_store import FleetStore
+from adapters.keys import server_secret
 from adapters.registry import Registry
 from adapters.response_store import ResponseStore
 from adapters.rollout_store import RolloutStore
@@ -34,6 +36,7 @@ from gateway.control_plane.publish import Base
 from gateway.control_plane.resources import Services
 from gateway.control_plane.token import operator_token
 from gateway.control_plane.view import Stores
+from gateway.data_plane.ids import IdMinter
 from gateway.logs import configure
 
 LAST_ANSWERS = 5           # seconds that requests in flight get at the end
@@ -56,7 +59,8 @@ def run_controller(settings: Settings) -> None:
         token = operator_token(settings, create=True)
         lease = Lease(stores.fleet, f"{socket.gethostname()[:60]}:{os.getpid()}-{secrets.token_hex(4)}")
         named = Base(base.version, settings.engine.served_name)
-        controller = Controller(settings, stores, named, lease, metrics=metrics)
+        hash_unit = IdMinter(server_secret(database)).unit_hash
+        controller = Controller(settings, stores, named, lease, metrics=metrics, hash_unit=hash_unit)
         asyncio.run(_serve(Services(settings, database, stores, controller), token, listener))
         metrics.close()
     finally:
@@ -101,7 +105,7 @@ def _open_stores(settings: Settings, database: Database) -> Stores:
     artifacts = ArtifactStore(settings.artifacts, settings.data_dir)
     return Stores(
         Registry(database, artifacts), RouteStore(database), FleetStore(database), artifacts, ResponseStore(database),
-        RolloutStore(database), EvidenceStore(database),
+        RolloutStore(database), EvidenceStore(database), EvidenceSums(database),
     )  # fmt: skip
 
 

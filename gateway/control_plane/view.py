@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from adapters.artifacts import ArtifactStore
 from adapters.errors import ConfigError, NotFound
 from adapters.evidence_store import EvidenceStore
+from adapters.evidence_sums import EvidenceSums
 from adapters.fleet_store import FleetStore
 from adapters.registry import Registry
 from adapters.response_store import ResponseStore
@@ -32,6 +33,7 @@ class Stores:
     responses: ResponseStore
     rollouts: RolloutStore
     evidence: EvidenceStore
+    sums: EvidenceSums
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Harm is acted on also while it is held. No data is never a pass: without an anal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -126,7 +126,8 @@ def _stable_arm(rollout: Rollout, memory: Memory, facts: Facts, now: float) -> A
         reason = f"stable recovered without the candidate ({stable.bad} bad of {stable.answers} answers): {hold.reason}"
         return Action(Act.ROLL_BACK, reason, numbers, cause="stable_arm")
     if memory.credited > PERSISTS and not memory.recycled:
-        return Action(Act.RECYCLE, f"it goes on without the candidate: {hold.reason}", numbers)
+        reason = f"it goes on without the candidate: {hold.reason}"
+        return replace(_stay(rollout, hold, reason, numbers), act=Act.RECYCLE)
     return None
 
 

@@ -11,6 +11,7 @@ from adapters.artifacts import ArtifactStore
 from adapters.base import BaseModelInfo
 from adapters.database import Database
 from adapters.evidence_store import EvidenceStore
+from adapters.evidence_sums import EvidenceSums
 from adapters.fleet_store import FleetStore
 from adapters.registry import Registry
 from adapters.response_store import ResponseStore
@@ -59,7 +60,8 @@ class World:
         self.evidence = EvidenceStore(self.database)
         responses = ResponseStore(self.database)
         self.stores = Stores(
-            self.registry, self.routes, self.fleet, artifacts, responses, self.rollouts, self.evidence
+            self.registry, self.routes, self.fleet, artifacts, responses, self.rollouts, self.evidence,
+            EvidenceSums(self.database),
         )
 
     def push(self, route: str = "r", seed: int = 0, *, probes: bool = True, like: int | None = None) -> str:
@@ -82,7 +84,8 @@ class World:
     def follower(self, holder: str) -> Controller:
         """A controller that has not tried to lead yet."""
         lease = Lease(self.fleet, holder, self.clock)
-        made = Controller(self.settings, self.stores, Base(self.base.version, "base"), lease, clock=self.clock)
+        named = Base(self.base.version, "base")
+        made = Controller(self.settings, self.stores, named, lease, clock=self.clock, monotonic=self.clock)
         self.controllers.append(made)
         return made
 
@@ -91,6 +94,7 @@ class World:
         for _ in range(count):
             await controller.tick()
             await controller.preparation.settle()
+            await controller.rollouts.settle()
             self.clock.now += seconds
 
     async def serve(self, controller: Controller, version: str, route: str = "r") -> None:

@@ -1,0 +1,85 @@
+"""What the control plane does for rollouts (gateway.rollout.controller.Plant)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+
+from adapters.rollouts import Rollout
+from adapters.snapshot import RouteState, Snapshot
+from gateway.control_plane.publish import Base
+from gateway.control_plane.switching import Commit, Fail, readiness
+from gateway.control_plane.view import Stores, View, Writer
+from gateway.rollout.arms import STABLE, AssignmentKey, without_candidate
+from gateway.rollout.changes import Change, carry_out
+from gateway.rollout.controller import Readiness
+from gateway.rollout.decide import Act
+
+if TYPE_CHECKING:
+    from gateway.control_plane.controller import Controller
+    from gateway.control_plane.publisher import Publisher
+
+_TAKES_TRAFFIC_AWAY = frozenset({Act.ROLL_BACK, Act.ABORT})
+
+
+class ControlPlant:
+    """Lends rollouts the controller's engines and publisher. `view` is set at each look."""
+
+    def __init__(self, controller: Controller, stores: Stores, base: Base, writer: Writer) -> None:
+        self.view = View()
+        self._controller = controller
+        self._stores = stores
+        self._base = base
+        self._writer = writer
+
+    def readiness(self, version: str) -> Readiness:
+        """Whether every usable replica that should hold the candidate does."""
+        controller = self._controller
+        state = readiness(version, self.view, controller.placement, controller.fleet, controller.preparation)
+        if isinstance(state, Fail):
+            return Readiness(fault=state.error) if state.blame else Readiness(obstacle=state.error)
+        return Readiness(ready=isinstance(state, Commit))
+
+    async def commit(self, change: Change) -> Rollout:
+        """One transaction; where the candidate loses all traffic, together with the snapshot that takes it away.
+
+        Raises Conflict: the row changed, or another controller leads. Raises DatabaseError.
+        """
+        publisher, fence = self._controller.publisher, self._controller.lease.fence
+        change = replace(change, fence=fence)
+        snapshot = await self._safe_snapshot(change, publisher)
+        if snapshot is None:
+            return await asyncio.to_thread(self._stores.rollouts.within, lambda c: carry_out(c, change))
+        done: list[Rollout] = []
+
+        def within(connection: Connection) -> None:
+            done.append(carry_out(connection, change))
+
+        await publisher.publish(snapshot, fence, within)
+        return done[-1]
+
+    async def recycle(self, version: str, reason: str) -> None:
+        """Have the replicas that hold the version restarted, where somebody supervises them."""
+        await self._controller.fleet.recycle(version, reason)
+
+    async def _safe_snapshot(self, change: Change, publisher: Publisher) -> Snapshot | None:
+        """The latest snapshot without the candidate; None where it has no traffic to lose."""
+        rollout, action, latest = change.rollout, change.action, publisher.latest
+        off = action.act in _TAKES_TRAFFIC_AWAY or (action.act is Act.HOLD and action.weight < rollout.weight)
+        if not off or latest is None:
+            return None
+        state = next((route for route in latest.routes if route.name == rollout.route), None)
+        if state is None or not _serves(state, rollout.candidate):
+            return None
+        key = AssignmentKey(rollout.route, rollout.stable, STABLE)
+        ids = await self._writer.assignments([key])
+        model = self._base.model if rollout.stable == self._base.version else rollout.stable
+        return without_candidate(latest, rollout.route, rollout.stable, model, ids[key])
+
+
+def _serves(state: RouteState, version: str) -> bool:
+    mirrored = state.shadow is not None and state.shadow.version == version
+    return mirrored or bool(state.testers) or any(arm.version == version for arm in state.arms)

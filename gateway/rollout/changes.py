@@ -1,0 +1,114 @@
+"""Changes of a rollout as one transaction each: the row, its event, the route, the stage of the candidate.
+
+Operators' commands and the controller carry out the same changes, inside a write transaction of their own. All of
+them raise Conflict when the row changed since it was read.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from adapters.errors import Conflict, NotFound
+from adapters.promotion import transition
+from adapters.rollout_store import Fence, change_in
+from adapters.rollouts import Phase, Rollout, RolloutEvent
+from adapters.routes import serve_in
+from adapters.types import Stage
+from gateway.rollout.decide import Act, Action
+from gateway.rollout.memory import Memory
+
+log = logging.getLogger("understudy.rollout")
+
+_KINDS = {
+    Act.MOVE: "moved", Act.HOLD: "held", Act.RELEASE: "released", Act.RECYCLE: "recycled", Act.PROMOTE: "promoted",
+    Act.ROLL_BACK: "rolled_back", Act.ABORT: "aborted",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An action on a rollout as it was read. `now` in seconds since the epoch, `bake` in seconds."""
+
+    rollout: Rollout
+    memory: Memory
+    action: Action
+    now: float
+    bake: float = 0.0
+    fence: Fence = None
+
+
+def carry_out(connection: Connection, change: Change) -> Rollout:
+    """Do it, in the caller's write transaction; the row as it is then. Raises Conflict, NotFound."""
+    return {Act.PROMOTE: _promote, Act.ROLL_BACK: _roll_back, Act.ABORT: _abort}.get(change.action.act, _move)(
+        connection, change
+    )
+
+
+def _move(connection: Connection, change: Change) -> Rollout:
+    """To another phase, step or weight; to a hold, or out of one. What was credited to the step before is gone."""
+    rollout, action, now = change.rollout, change.action, change.now
+    phase = action.phase or rollout.phase
+    same = (phase, action.step, action.weight) == (rollout.phase, rollout.step, rollout.weight)
+    memory = replace(change.memory, hold=action.hold)
+    if not same:
+        memory = replace(memory, credited=0.0, approved=False)
+    if phase in (Phase.SHADOW, Phase.RAMP) and not memory.exposed_at:
+        memory = replace(memory, exposed_at=now)
+    numbers = {"phase": phase.value, "step": action.step, "weight": action.weight, **action.numbers}
+    values = {"phase": phase.value, "step": action.step, "weight": action.weight, "state": memory.to_state()}
+    values["phase_since"] = rollout.phase_since if same else now
+    return change_in(connection, rollout, _event(change, numbers), change.fence, **values)
+
+
+def _promote(connection: Connection, change: Change) -> Rollout:
+    """The candidate serves the route; the version before stays loaded for the bake time."""
+    rollout = change.rollout
+    serve_in(connection, rollout.route, rollout.candidate, _adapter(rollout.stable), change.now + change.bake)
+    memory = replace(change.memory, hold=None, wanted="")
+    return _end(connection, replace(change, memory=memory), Phase.PROMOTED, 1.0)
+
+
+def _roll_back(connection: Connection, change: Change) -> Rollout:
+    """Stable serves the route, also where the candidate had been promoted; the candidate is quarantined."""
+    rollout, action = change.rollout, change.action
+    if rollout.phase is Phase.PROMOTED:
+        serve_in(connection, rollout.route, _adapter(rollout.stable), None, 0.0)
+    ended = _end(connection, change, Phase.ROLLED_BACK, 0.0)
+    try:
+        reason = f"rollout {rollout.id}: {action.reason}"
+        transition(connection, rollout.candidate, Stage.QUARANTINED, actor=action.actor, reason=reason)
+    except (Conflict, NotFound) as already:  # quarantined by what it did to an engine, or archived
+        log.info("%s", already)
+    return ended
+
+
+def _abort(connection: Connection, change: Change) -> Rollout:
+    """End it without a verdict on the candidate."""
+    return _end(connection, change, Phase.ABORTED, 0.0)
+
+
+def _end(connection: Connection, change: Change, phase: Phase, weight: float) -> Rollout:
+    rollout, action = change.rollout, change.action
+    numbers = {
+        "from": {"phase": rollout.phase.value, "step": rollout.step, "weight": rollout.weight},
+        "cause": action.cause,
+        "seconds": change.now - rollout.started_at,
+        **action.numbers,
+    }
+    values = {"phase": phase.value, "weight": weight, "phase_since": change.now, "ended_at": change.now}
+    values["state"] = change.memory.to_state()
+    return change_in(connection, rollout, _event(change, numbers), change.fence, **values)
+
+
+def _event(change: Change, numbers: dict[str, Any]) -> RolloutEvent:
+    action = change.action
+    return RolloutEvent(_KINDS[action.act], action.reason, action.actor, numbers, change.now)
+
+
+def _adapter(version: str) -> str | None:
+    """None for the base."""
+    return None if version.startswith("base@") else version

@@ -1,0 +1,226 @@
+"""Carries rollouts forward: what is → decide → one transaction. Level-triggered: every tick starts from the rows.
+
+    follow the rows → read new evidence → judge (in the background, every few seconds) → decide → commit
+
+A tick is cheap, so that it can run ten times a second while a rollout is open: bad events are acted on as they
+arrive. Nothing here asks an engine; what the control plane has to do comes in as a Plant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from adapters.errors import Conflict
+from adapters.evidence_store import EvidenceStore
+from adapters.evidence_sums import EvidenceSums
+from adapters.rollout_store import RolloutStore
+from adapters.rollouts import Phase, Rollout
+from adapters.types import Route
+from gateway.rollout.aftercare import Aftercare
+from gateway.rollout.arms import Course
+from gateway.rollout.changes import Change
+from gateway.rollout.decide import Act, Action, Facts, StableArm, decide
+from gateway.rollout.memory import Hold, HoldKind, Memory, credit
+from gateway.rollout.plan import from_json
+from gateway.rollout.report import RolloutMetrics
+from gateway.rollout.watching import Watched
+
+SAVE_EVERY = 2.0       # seconds between writes of what must not be forgotten, when nothing else is written
+
+log = logging.getLogger("understudy.rollout")
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Can the candidate serve wherever it should? `fault`: no, by its own fault; `obstacle`: no, for another reason."""
+
+    ready: bool = False
+    fault: str = ""
+    obstacle: str = ""
+
+
+class Plant(Protocol):
+    """What the control plane does for rollouts."""
+
+    def readiness(self, version: str) -> Readiness:
+        """Of an open rollout's candidate, now."""
+
+    async def commit(self, change: Change) -> Rollout:
+        """Carry the change out in one transaction; where it takes traffic away, with the snapshot that does so."""
+
+    async def recycle(self, version: str, reason: str) -> None:
+        """Have the replicas restarted that hold the version."""
+
+
+@dataclass
+class RolloutStores:
+    """Where rollouts and their evidence are."""
+
+    rollouts: RolloutStore
+    evidence: EvidenceStore
+    sums: EvidenceSums
+
+
+@dataclass
+class Rollouts:
+    """All rollouts that are open, or ended so lately that they are looked after. Not thread-safe; one loop.
+
+    `clock` gives seconds since the epoch, `monotonic` seconds that never jump; `incidents`: the folder for reports.
+    """
+
+    stores: RolloutStores
+    plant: Plant
+    incidents: Path
+    bake: float
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+    metrics: RolloutMetrics | None = None
+    watched: dict[int, Watched] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._after = Aftercare(self.stores.evidence, self.plant, self.incidents, self.stores.rollouts)
+
+    @property
+    def courses(self) -> dict[str, Course]:
+        """Open rollouts whose candidate may have arms, by route: what the snapshot is composed of."""
+        found = [watched.course for watched in self.watched.values()]
+        return {c.rollout.route: c for c in found if c.rollout.open and c.rollout.phase is not Phase.PREPARING}
+
+    @property
+    def any_open(self) -> bool:
+        """True while evidence has to be looked at as it arrives."""
+        return any(watched.course.rollout.open for watched in self.watched.values())
+
+    def follow(self, rollouts: Iterable[Rollout]) -> None:
+        """Take over the rows: new ones, ended ones, and those that an operator changed."""
+        rows = {rollout.id: rollout for rollout in rollouts}
+        for number in set(self.watched) - set(rows):
+            self._forget(number)
+        for number, row in rows.items():
+            known = self.watched.get(number)
+            if known is not None and known.course.rollout.generation >= row.generation:
+                continue
+            course = Course(row, from_json(row.plan), Memory.from_state(row.state))
+            if known is None:
+                self.watched[number] = Watched(course, self.stores.evidence, self.stores.sums, self.monotonic)
+            else:
+                known.replaced(course)
+
+    async def tick(self, rollouts: Iterable[Rollout], routes: Iterable[Route]) -> bool:
+        """Look at every rollout once. True when a row changed. Raises DatabaseError, Conflict (somebody else leads)."""
+        self.follow(rollouts)
+        serving = {route.name: route for route in routes}
+        changed = False
+        for watched in list(self.watched.values()):
+            rollout = watched.course.rollout
+            if rollout.open:
+                changed |= await self._tend(watched)
+            elif action := await self._after.look(watched, serving.get(rollout.route), self.clock()):
+                changed |= await self._commit(watched, action)
+        return changed
+
+    async def settle(self) -> None:
+        """Wait for judgements under way; for tests."""
+        await asyncio.gather(*(w.judging for w in self.watched.values() if w.judging), return_exceptions=True)
+
+    def close(self) -> None:
+        """Forget everything: another controller leads."""
+        for number in list(self.watched):
+            self._forget(number)
+
+    async def _tend(self, watched: Watched) -> bool:
+        now = self.clock()
+        memory = watched.course.memory
+        watched.course = replace(
+            watched.course, memory=replace(memory, credited=memory.credited + credit(memory, now), ticked_at=now)
+        )
+        facts = await self._facts(watched)
+        course = watched.course
+        action = decide(course.plan, course.rollout, course.memory, facts, now)
+        if self.metrics:
+            self.metrics.show(watched)
+        if action.act is Act.WAIT:
+            await self._save(watched, now)
+            return False
+        return await self._commit(watched, action)
+
+    async def _facts(self, watched: Watched) -> Facts:
+        course = watched.course
+        state = self.plant.readiness(course.rollout.candidate)
+        stable, trip = StableArm(), None
+        if course.rollout.phase is not Phase.PREPARING:
+            await asyncio.to_thread(watched.read)
+            stable = watched.stable
+            trip = await asyncio.to_thread(self.stores.rollouts.trip, course.rollout.id, 0)
+            watched.judge_if_due()
+        return Facts(
+            state.ready, state.fault, state.obstacle, watched.evidence.findings,
+            trip.reason if trip else "", stable, watched.analysis,
+        )  # fmt: skip
+
+    async def _commit(self, watched: Watched, action: Action) -> bool:
+        """Carry it out. A row that changed meanwhile is looked at again at the next tick."""
+        course, now = watched.course, self.clock()
+        memory = replace(course.memory, **watched.remembered())
+        if action.act is Act.PROMOTE:
+            ends = await asyncio.to_thread(self.stores.evidence.ends)
+            memory = replace(memory, reference=watched.means, after={"cursors": ends})
+        if action.act is Act.RECYCLE:
+            memory = replace(memory, recycled=True)
+        change = Change(course.rollout, memory, action, now, self.bake)
+        try:
+            row = await self.plant.commit(change)
+        except Conflict as conflict:
+            return await self._refused(change, conflict)
+        log.log(
+            logging.WARNING if action.act in (Act.ROLL_BACK, Act.HOLD, Act.ABORT, Act.RECYCLE) else logging.INFO,
+            "rollout %d of %s on %s: %s: %s", row.id, row.candidate, row.route, action.act.value, action.reason,
+        )  # fmt: skip
+        watched.replaced(Course(row, course.plan, Memory.from_state(row.state)))
+        if action.act is Act.RECYCLE:
+            await self.plant.recycle(row.candidate, action.reason)
+        if self.metrics:
+            self.metrics.show(watched)
+            if action.act is Act.ROLL_BACK:
+                self.metrics.rolled_back(row.route, action.cause)
+        return True
+
+    async def _refused(self, change: Change, conflict: Conflict) -> bool:
+        """Overtaken by an operator: they are right. Refused for another reason: hold, and say why."""
+        rollout = change.rollout
+        row = await asyncio.to_thread(self.stores.rollouts.get, rollout.id)
+        log.warning("rollout %d: %s", rollout.id, conflict)
+        if row.generation == rollout.generation and change.action.act is not Act.HOLD:
+            hold = Hold(HoldKind.INCONCLUSIVE, str(conflict), change.now)
+            here = {"phase": rollout.phase, "step": rollout.step, "weight": rollout.weight}
+            memory = replace(change.memory, wanted="")
+            held = Action(Act.HOLD, str(conflict), change.action.numbers, hold=hold, **here)
+            await self.plant.commit(replace(change, action=held, memory=memory))
+        elif row.generation == rollout.generation:
+            raise conflict
+        return True
+
+    async def _save(self, watched: Watched, now: float) -> None:
+        course = watched.course
+        if 0 <= now - watched.saved_at < SAVE_EVERY:
+            return
+        watched.saved_at = now
+        memory = replace(course.memory, **watched.remembered())
+        watched.course = replace(course, memory=memory)
+        try:
+            await asyncio.to_thread(self.stores.rollouts.remember, course.rollout, memory.to_state())
+        except Conflict as overtaken:  # the next look sees what an operator did
+            log.info("%s", overtaken)
+
+    def _forget(self, number: int) -> None:
+        watched = self.watched.pop(number)
+        watched.close()
+        if self.metrics:
+            self.metrics.gone(watched)
+
+

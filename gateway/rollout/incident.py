@@ -1,0 +1,118 @@
+"""The report of a rollback, as Markdown and as JSON: what was seen, the numbers, the timeline, what to do next.
+
+Written once per rollback into data_dir/incidents, whole or not at all. The file's name follows from the rollout, so
+that `understudy rollout history` finds it without asking anybody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adapters.evidence_store import EvidenceStore
+from adapters.rollout_store import RolloutStore
+from adapters.rollouts import Rollout, RolloutEvent
+
+_CAUSES = {
+    "load": "see `understudy doctor` and the engine's log; `understudy adapter verify VERSION` repeats the check",
+    "breaker": "ask the version by its full name (an operator's key) and look at the engine's log",
+    "stable_arm": "both arms suffered: look at the engines; the candidate may have poisoned the cache they share",
+    "non_finite": "the weights overflow in the serving precision: evaluate the version on the serving base",
+    "thumbs_down": "read the rated answers, add them to the next training set, and run the evaluation again",
+    "after_promotion": "compare the version's answers with those of the one before on the same prompts",
+}
+
+
+def incident_path(folder: Path, rollout: Rollout) -> Path:
+    """Where the Markdown report of this rollout is, or would be."""
+    return folder / f"{rollout.id:06d}-{rollout.candidate.replace('@', '-')}.md"
+
+
+def exists(folder: Path, rollout: Rollout) -> bool:
+    """True when it was written."""
+    return incident_path(folder, rollout).exists()
+
+
+def write_incident(folder: Path, rollout: Rollout, rollouts: RolloutStore, evidence: EvidenceStore) -> Path:
+    """Write both files, the Markdown last; returns its path. Raises DatabaseError, OSError."""
+    body = _collect(rollout, rollouts.events(rollout.id), evidence)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = incident_path(folder, rollout)
+    _replace(path.with_suffix(".json"), json.dumps(body, indent=2, default=str) + "\n")
+    _replace(path, _markdown(body))
+    return path
+
+
+def _collect(rollout: Rollout, events: list[RolloutEvent], evidence: EvidenceStore) -> dict[str, Any]:
+    last = next((event for event in reversed(events) if event.kind == "rolled_back"), None)
+    numbers = dict(last.numbers) if last else {}
+    cause = str(numbers.get("cause", ""))
+    return {
+        "rollout": rollout.id,
+        "route": rollout.route,
+        "candidate": rollout.candidate,
+        "stable": rollout.stable,
+        "plan": rollout.plan.get("name", ""),
+        "reason": rollout.reason,
+        "cause": cause,
+        "actor": last.actor if last else "",
+        "started_at": rollout.started_at,
+        "ended_at": rollout.ended_at,
+        "numbers": numbers,
+        "timeline": [asdict(event) for event in events],
+        "samples": evidence.samples(rollout.id),
+        "tests": rollout.state.get("seen", {}).get("harm", []),
+        "next": _next_steps(rollout, cause),
+    }
+
+
+def _next_steps(rollout: Rollout, cause: str) -> list[str]:
+    steps = [_CAUSES[cause].replace("VERSION", rollout.candidate)] if cause in _CAUSES else []
+    steps.append(f"{rollout.candidate} is quarantined; when the cause is known to be elsewhere: "
+                 f"`understudy adapter release {rollout.candidate} --reason TEXT`")
+    return [*steps, f"then begin again with `understudy rollout start {rollout.route} {rollout.candidate}`"]
+
+
+def _markdown(body: dict[str, Any]) -> str:
+    lines = [
+        f"# Rollback of {body['candidate']} on {body['route']}",
+        "",
+        f"Rollout {body['rollout']}, plan {body['plan'] or '-'}; stable is {body['stable']}. "
+        f"{_when(body['started_at'])} to {_when(body['ended_at'])}.",
+        "",
+        "## What was seen",
+        "",
+        f"{body['reason']} (cause: {body['cause'] or '-'}; by {body['actor'] or '-'})",
+        "",
+        "## Numbers",
+        "",
+        "| test | events | log e | threshold | verdict |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for test in body["tests"]:
+        cells = (test["metric"], f"{test['n']:g}", _number(test["log_e"]), _number(test["threshold"]), test["verdict"])
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "## Timeline", ""]
+    lines += [f"- {_when(e['at'])} {e['kind']} by {e['actor']}: {e['reason']}" for e in body["timeline"]]
+    lines += ["", "## Answers to look at", ""]
+    lines += [f"- {s['metric']}: `{s['response_id']}` at {_when(s['at'])}" for s in body["samples"]] or ["- none"]
+    lines += ["", "## What to do next", ""]
+    return "\n".join([*lines, *(f"- {step}" for step in body["next"])]) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _when(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)) if seconds else "-"
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
