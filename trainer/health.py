@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -172,7 +173,7 @@ class HealthMonitor:
         if self.collapse is not None and start is not None and found is not None and found <= start:
             raise TrainingError(
                 f"the run collapsed: {self.collapse['reason']}; no checkpoint has more gold than the start "
-                f'({found:.3f}, start {start:.3f}), so none is published (health.publish = "last" takes the last one, marked)'
+                f'({found:.3f}, start {start:.3f}): none is published (health.publish = "last" takes the last, marked)'
             )
 
     def _rewards(self, model: Any, flat: Sequence[Answer]) -> Scores:
@@ -256,3 +257,8 @@ def choose_rows(rows: Sequence[Row], held_out: Sequence[Row], wanted: int, seed:
         )
     trained = [row for row in rows if json.dumps(row["prompt"], sort_keys=True, default=str) not in seen]
     return trained, watched
+
+
+def say(text: str, who: str = "health") -> None:
+    """A line for whoever watches the run."""
+    sys.stderr.write(f"{who}: {text}\n")

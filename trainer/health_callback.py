@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from trainer.health import STATE, HealthMonitor
+from trainer.health import STATE, HealthMonitor, say
+from trainer.ranks import shared
 from trainer.session import is_first
 from trainer.training_metrics import TrainingMetrics
 
@@ -45,7 +45,7 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]  # transformers has
             self._look(state.global_step, control)
         if over and not control.should_training_stop:
             control.should_training_stop = True
-            _say(f"stopped at step {state.global_step}: {function.exhausted if function else ''}")
+            say(f"stopped at step {state.global_step}: {function.exhausted if function else ''}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Exports what TRL logs."""
@@ -74,11 +74,11 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]  # transformers has
         if self._metrics is not None:
             self._metrics.looked(self.monitor.values)
         if status == "suspect":
-            _say(f"step {step}: {verdict.reason}")
+            say(f"step {step}: {verdict.reason}")
         if status == "collapsed" and before is None:
             stop = self.monitor.settings.on_collapse == "stop"
             control.should_training_stop |= stop
-            _say(f"{'stopped' if stop else 'collapsed'} at step {step}: {verdict.reason}")
+            say(f"{'stopped' if stop else 'collapsed'} at step {step}: {verdict.reason}")
 
     def _drop_kept(self, checkpoints: Path) -> None:
         """Best adapters so far stay while a checkpoint may be resumed whose best they are."""
@@ -107,18 +107,3 @@ def save_adapter(trainer: Any, folder: Path) -> None:
         (scratch / "training_args.bin").unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
-
-
-def shared(value: Any) -> Any:
-    """The first rank's value, on every rank."""
-    import torch
-
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"health: {text}\n")

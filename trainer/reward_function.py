@@ -7,7 +7,6 @@ run with the reason: a grader that raises, a reward that is not finite, one that
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from adapters.errors import TrainingError, UnderstudyError
 from monitors.rewards.types import Grader, Sample, Scores, text_of
 from monitors.text import duplicate_ngram_fraction
+from trainer.ranks import gathered
 from trainer.rl_settings import HealthSettings
 
 HANDED_OVER = ("trainer_state", "log_metric", "log_extra", "environments")
@@ -147,17 +147,6 @@ def distinct_4(texts: Sequence[Sequence[int]]) -> float:
     """
     grams = [tuple(ids[i : i + 4]) for ids in texts for i in range(len(ids) - 3)]
     return len(set(grams)) / len(grams) if grams else 1.0
-
-
-def gathered(rewards: Scores) -> Scores:
-    """The rewards of all processes, in the order of their ranks: a group may be spread over several."""
-    import torch
-
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rewards
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, rewards)
-    return list(itertools.chain.from_iterable(parts))
 
 
 def rows_as_samples(rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> Iterator[Sample]:

@@ -6,6 +6,7 @@ however often it is looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,6 +129,32 @@ def movement(
     if not total:
         raise ValueError("the answers have no tokens")
     return Movement(kl / total, entropy / total)
+
+
+def token_logprobs(model: Any, answers: Sequence[Answer]) -> list[tuple[float, ...]]:
+    """The model's own logprob of every answer token, nats, at temperature 1: what an engine reports as it samples."""
+    import torch
+
+    found: list[tuple[float, ...]] = []
+    with evaluating(model), torch.no_grad():
+        for chunk in _chunks(answers, int(model.config.get_text_config().vocab_size)):
+            logps, _ = _log_distributions(model, chunk, 1.0)
+            for row, answer in zip(logps, chunk, strict=True):
+                start = len(answer.prompt_ids) - 1
+                places = torch.arange(start, start + len(answer.ids), device=row.device)
+                found.append(tuple(row[places, torch.tensor(answer.ids, device=row.device)].tolist()))
+    return found
+
+
+def logprob_gap(model: Any, answers: Sequence[Answer]) -> float:
+    """Mean |sampler − model| of the answers' token logprobs, nats; NaN when the sampler gave none that are finite."""
+    gaps = [
+        abs(theirs - ours)
+        for answer, own in zip(answers, token_logprobs(model, answers), strict=True)
+        for theirs, ours in zip(answer.logprobs, own, strict=True)
+        if math.isfinite(theirs)
+    ]
+    return sum(gaps) / len(gaps) if gaps else math.nan
 
 
 def _chunks(answers: Sequence[Answer], vocabulary: int) -> Iterator[Sequence[Answer]]:

@@ -1,0 +1,213 @@
+"""GRPO and RLOO: TRL trains, the project's graders reward, the health monitor watches, any vLLM may sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adapters.errors import ConfigError, TrainingError
+from monitors.rewards.build import build_graders, prepare
+from monitors.rewards.composite import Composite
+from monitors.rewards.types import Grader
+from trainer import prompt_filter
+from trainer.completions import check_engine
+from trainer.health import HealthMonitor, Row, Watched, choose_rows, say
+from trainer.job import Job, Outcome
+from trainer.model import load_tokenizer
+from trainer.options import arguments
+from trainer.policy import load_policy
+from trainer.reward_function import RewardFunction, rows_as_samples, scores
+from trainer.sampling import Answer, forked, render, sample
+from trainer.session import is_first
+from trainer.training_metrics import TrainingMetrics
+
+PROBED_ROWS = 4
+"""Rows whose rewards are asked for before anything is loaded."""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What is trained on, and what is only measured (None: nothing is)."""
+
+    reward: Composite
+    gold: Composite | None
+
+    def prints(self) -> dict[str, str]:
+        """Fingerprints, for the lineage."""
+        found = {"reward": self.reward.fingerprint}
+        return found | {"gold": self.gold.fingerprint} if self.gold else found
+
+
+def run(job: Job) -> Outcome:
+    """Train `job.algorithm` ("grpo" or "rloo") and say what to publish.
+
+    Raises ConfigError, TrainingError, GraderError, GraderUnavailable and EngineUnavailable, in one line, and before
+    long work wherever that is possible.
+    """
+    rewards = build_rewards(job)
+    options = arguments(job)
+    check_options(options)
+    if job.config.completions.source == "vllm":
+        check_engine(job.config.completions)
+    tokenizer = load_tokenizer(job.base.path)
+    template = dict(options.chat_template_kwargs or {})
+    check_lengths(job, tokenizer, template, options.max_completion_length)
+    rows, watched = choose_rows(job.rows, job.held_out, job.config.health.prompts, job.config.seed)
+    model, lora = load_policy(job)
+    rows = filtered(job, rows, rewards.reward, model=model, tokenizer=tokenizer, options=options)
+    seen = Watched(
+        watched, rewards.reward, rewards.gold, options.max_completion_length, template,
+        "ref" if job.init_from else None,
+    )  # fmt: skip
+    outcome = _train(job, options, rows=rows, watched=seen, model=model, lora=lora, tokenizer=tokenizer)
+    return replace(outcome, facts={**outcome.facts, "graders": rewards.prints(), "prompts": len(rows)})
+
+
+def build_rewards(job: Job) -> Rewards:
+    """The graders of the run, ready: weights loaded, judges checked, and a first score seen from each.
+
+    Raises ConfigError, GraderError, GraderUnavailable, and TrainingError when no probed row can be scored.
+    """
+    specs = job.config.reward
+    graders = build_graders(specs, job.folder)
+    reward = Composite(graders, specs, "reward")
+    gold_specs = [spec.model_copy(update={"gold": False}) for spec in specs if spec.gold]
+    golds = [grader for grader, spec in zip(graders, specs, strict=True) if spec.gold]
+    gold = Composite(golds, gold_specs, "gold") if golds else None
+    prepare(graders)
+    if is_first():
+        for warning in reward.warnings:
+            say(warning)
+        _probe(reward, job.rows, "data.train")
+        if gold is not None:
+            _probe(gold, job.held_out or job.rows, "data.eval" if job.held_out else "data.train")
+    return Rewards(reward, gold)
+
+
+def _probe(grader: Grader, rows: Sequence[Row], where: str) -> None:
+    """Scores an empty answer to the first rows: a column that is missing, or a judge that is away, shows here."""
+    probed = rows[:PROBED_ROWS]
+    found = scores(grader, list(rows_as_samples(probed, [""] * len(probed))), where="before the run")
+    if found and all(score is None for score in found):
+        columns = ", ".join(sorted(set(probed[0]) - {"prompt"})) or "none"
+        raise TrainingError(
+            f"{grader.name} cannot score the first rows of {where}: a required score is missing "
+            f"(columns there: {columns})"
+        )
+
+
+def check_options(options: Any) -> None:
+    """Raises ConfigError when checkpoints would fall inside a generation cycle: resuming would not be exact."""
+    micro = options.steps_per_generation * options.num_iterations
+    cycle = math.lcm(micro, options.gradient_accumulation_steps) // options.gradient_accumulation_steps
+    if options.save_steps < 1 or options.save_steps % cycle:
+        raise ConfigError(
+            f"trainer.save_steps is {options.save_steps:g}: it must be a multiple of {cycle}, the optimizer steps that "
+            "share one generation (steps_per_generation, num_iterations), or the run could not be resumed exactly"
+        )
+
+
+def check_lengths(job: Job, tokenizer: Any, template: Mapping[str, Any], answer: int) -> None:
+    """Every prompt and its longest answer fit the served context; TRL does not check. Raises TrainingError."""
+    for rows, name in ((job.rows, "data.train"), (job.held_out, "data.eval")):
+        for number, row in enumerate(rows, 1):
+            length = len(render(tokenizer, row["prompt"], template))
+            if length + answer > job.context_length:
+                raise TrainingError(
+                    f"{name}, row {number}: a prompt of {length} tokens and an answer of {answer} "
+                    f"(trainer.max_completion_length) do not fit the served context of {job.context_length}"
+                )
+
+
+def filtered(
+    job: Job, rows: Sequence[Row], reward: Grader, *, model: Any, tokenizer: Any, options: Any
+) -> list[Row]:
+    """The rows that the starting policy solves sometimes; decided once a run, then read from prompts.json."""
+    settings, file = job.config.prompt_filter, job.run.path / prompt_filter.FILE
+    if not settings.enabled:
+        return list(rows)
+    if job.resume_from is not None and file.exists():
+        found = prompt_filter.from_json(job.run.read_json(file))
+        return [rows[place] for place in found.kept]
+    template = dict(options.chat_template_kwargs or {})
+    device = options.device
+
+    def sampler(prompts: Sequence[Sequence[int]], samples: int) -> list[list[Answer]]:
+        return sample(
+            model, tokenizer, prompts, max_tokens=options.max_completion_length, samples=samples,
+            temperature=options.temperature, seed=job.config.seed, batch=job.config.health.batch,
+        )  # fmt: skip
+
+    model.to(device)
+    found = prompt_filter.filter_prompts(
+        rows, [render(tokenizer, row["prompt"], template) for row in rows], reward, settings,
+        sampler=sampler, seed=job.config.seed, progress=_Progress(job, min(len(rows), settings.limit)),
+    )  # fmt: skip
+    if is_first():
+        found.write(job.run.path, job.run.write_json)
+        say(str(found))
+    return [rows[place] for place in found.kept]
+
+
+class _Progress:
+    """Says every quarter of the filter's work."""
+
+    def __init__(self, job: Job, total: int) -> None:
+        self._algorithm, self._total, self._said = job.algorithm, total, 0
+
+    def __call__(self, done: int) -> None:
+        if is_first() and 4 * done // self._total > self._said:
+            self._said = 4 * done // self._total
+            say(f"{done} of {self._total} prompts tried", who=self._algorithm)
+
+
+def _train(
+    job: Job, options: Any, *, rows: Sequence[Row], watched: Watched, model: Any, lora: Any, tokenizer: Any
+) -> Outcome:
+    from datasets import Dataset
+
+    from trainer.callbacks import callbacks
+    from trainer.health_callback import HealthCallback, save_adapter
+    from trainer.rl_trainers import make_trainer
+
+    assert isinstance(watched.reward, Composite), "what run() has put there"
+    health = job.config.health
+    function = RewardFunction(watched.reward, health, num_generations=options.num_generations)
+    monitor = HealthMonitor(watched, health, job.run, tokenizer, seed=job.config.seed, function=function)
+    with ExitStack() as stack:
+        metrics = _metrics(job)
+        stack.callback(metrics.close)
+        callback = HealthCallback(monitor, metrics)
+        trainer = make_trainer(
+            job, options, callback, model=model, reward_funcs=function, peft_config=lora, processing_class=tokenizer,
+            train_dataset=Dataset.from_list([dict(row) for row in rows]), callbacks=[callback, *callbacks(job)],
+        )  # fmt: skip
+        if watched.reference and "ref" not in trainer.model.peft_config:
+            add_reference(trainer.model)
+        callback.attach(trainer)
+        if trainer.engine is not None:
+            stack.callback(trainer.engine.close)
+            trainer.engine.check(trainer)
+        if job.resume_from is not None:
+            monitor.restore(job.resume_from)
+        trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+        last = job.run.path / "last"
+        save_adapter(trainer, last)
+        return monitor.outcome(last, trainer.state.global_step)
+
+
+def _metrics(job: Job) -> TrainingMetrics:
+    port = job.config.health.metrics_port if is_first() else 0
+    return TrainingMetrics(job.run.path, run=job.run.name, algorithm=job.algorithm, port=port)
+
+
+def add_reference(model: Any) -> None:
+    """Copies the adapter in training to one named "ref", as TRL does for beta > 0: KL is measured at any beta."""
+    with forked(0):  # the new adapter draws its weights before they are replaced
+        model.add_adapter("ref", model.peft_config["default"])
+    for name, parameter in model.named_parameters():
+        if ".default." in name:
+            model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)

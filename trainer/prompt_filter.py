@@ -1,0 +1,127 @@
+"""Leaves out prompts that teach nothing: those the starting policy always solves, or never.
+
+TRL has no dynamic sampling: a group whose answers all score alike has zero advantage and wastes its place in the
+batch. So every prompt is answered a few times before training, and kept where the pass rate lies in between (k = 8,
+0.1 to 0.9 by default). The filter sees the starting policy only; what it kept is written to prompts.json, and a
+resumed run reads it from there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.errors import TrainingError
+from monitors.rewards.types import Grader, Scores
+from trainer.health import Row
+from trainer.reward_function import rows_as_samples, scores
+from trainer.rl_settings import PromptFilterSettings
+from trainer.sampling import Answer
+
+FILE = "prompts.json"
+SOLVED = 0.5
+"""A graded reward from here on counts as a pass."""
+
+Sampler = Callable[[Sequence[Sequence[int]], int], list[list[Answer]]]
+"""(prompts as token ids, answers for each) → answers."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What was found. `kept`: indices of rows, ascending; `pass_rates`: of the tried rows, in the order of `tried`."""
+
+    rows: int
+    tried: tuple[int, ...]
+    kept: tuple[int, ...]
+    pass_rates: tuple[float | None, ...]
+    unsolved: int
+    solved: int
+    missing: int
+
+    def __str__(self) -> str:
+        left = f", {self.missing} without a reward" if self.missing else ""
+        untried = f", {self.rows - len(self.tried)} not tried" if self.rows > len(self.tried) else ""
+        hard = f"{self.unsolved} too hard, {self.solved} too easy{left}{untried}"
+        return f"prompts: {len(self.kept)} of {self.rows} kept; {hard}"
+
+    def write(self, folder: Path, write_json: Callable[[Path, Any], None]) -> None:
+        """Keep it in the run directory."""
+        write_json(folder / FILE, asdict(self))
+
+
+def from_json(value: Any) -> Filtered:
+    """What `write` wrote. Raises TrainingError when it is something else."""
+    try:
+        lists = {name: tuple(value[name]) for name in ("tried", "kept", "pass_rates")}
+        return Filtered(**{**value, **lists})
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"{FILE} is not what this version writes ({error}): start the run anew") from None
+
+
+def filter_prompts(
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    reward: Grader,
+    settings: PromptFilterSettings,
+    *,
+    sampler: Sampler,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+    batch: int = 64,
+) -> Filtered:
+    """Answers each prompt `settings.samples` times, keeps those solved sometimes; at most `settings.limit` are tried.
+
+    Raises TrainingError when none is left, with what was found.
+    """
+    tried = list(range(len(rows)))
+    if len(tried) > settings.limit:
+        tried = sorted(random.Random(f"filter/{seed}").sample(tried, settings.limit))
+    rewards: list[Scores] = []
+    for start in range(0, len(tried), batch):
+        places = tried[start : start + batch]
+        answers = sampler([prompts[place] for place in places], settings.samples)
+        flat = [answer.text for several in answers for answer in several]
+        repeated = [rows[place] for place in places for _ in range(settings.samples)]
+        found = scores(reward, list(rows_as_samples(repeated, flat)), where="while prompts were filtered")
+        rewards += [found[i : i + settings.samples] for i in range(0, len(found), settings.samples)]
+        progress(min(len(tried), start + batch))
+    result = judge(len(rows), tried, rewards, settings)
+    if not result.kept:
+        raise TrainingError(
+            f"no prompt is left to train on: of {len(tried)} tried with {settings.samples} answers each, the starting "
+            f"policy never solves {result.unsolved}, always {result.solved}, and {result.missing} have no reward "
+            "(prompt_filter.low, prompt_filter.high; start from a better adapter, or check the reward)"
+        )
+    return result
+
+
+def judge(count: int, tried: Sequence[int], rewards: Sequence[Scores], settings: PromptFilterSettings) -> Filtered:
+    """Sorts prompts by their rewards. `rewards`: those of each tried row's answers."""
+    rates = [pass_rate(found) for found in rewards]
+    graded = any(value not in (0.0, 1.0, None) for found in rewards for value in found)
+    kept, unsolved, solved, missing = [], 0, 0, 0
+    for place, rate, found in zip(tried, rates, rewards, strict=True):
+        if rate is None:
+            missing += 1
+        elif settings.low <= rate <= settings.high or (graded and _varies(found)):
+            kept.append(place)
+        elif rate < settings.low:
+            unsolved += 1
+        else:
+            solved += 1
+    return Filtered(count, tuple(tried), tuple(kept), tuple(rates), unsolved, solved, missing)
+
+
+def pass_rate(rewards: Scores) -> float | None:
+    """Share of the scored answers that pass; None where fewer than two were scored: there is no group then."""
+    present = [reward for reward in rewards if reward is not None]
+    return sum(reward >= SOLVED for reward in present) / len(present) if len(present) > 1 else None
+
+
+def _varies(rewards: Scores) -> bool:
+    """A graded reward that differs between answers has an advantage to learn from, wherever it lies."""
+    present = [reward for reward in rewards if reward is not None]
+    return max(present) - min(present) > 1e-6
