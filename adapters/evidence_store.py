@@ -177,6 +177,13 @@ class EvidenceStore:
         )
         return self._counts(and_(_R.assignment.in_(mine), _R.at >= since, _R.at < until), objectives)
 
+    def rated(self, route: str) -> bool:
+        """True when anybody has ever rated an answer of this route."""
+        mine = select(tables.assignments.c.id).where(tables.assignments.c.route == route)
+        query = select(tables.feedback.c.id).where(tables.feedback.c.assignment.in_(mine)).limit(1)
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
+
     def served(self, route: str, version: str) -> list[int]:
         """The assignments of `version` as all that `route` serves, outside any rollout."""
         rows = tables.assignments.c

@@ -128,7 +128,8 @@ class EvidenceSums:
 
         def sums(side: int, number: int) -> Sums:
             six = rows[side][6 * number : 6 * number + 6] if side in rows else NOTHING
-            return (int(six[0] or 0), *(float(value or 0.0) for value in six[1:]))
+            m, mm, d, dd, md = (float(value or 0.0) for value in six[1:])
+            return int(six[0] or 0), m, mm, d, dd, md
 
         return {name: (sums(1, number), sums(0, number)) for number, name in enumerate(metrics)}
 

@@ -71,7 +71,16 @@ class RolloutStore:
             raise NotFound(f"route {route} has no open rollout: see `understudy rollout history {route}`")
         return _rollout(row)
 
-    def list(self, route: str | None = None, *, limit: int = 100) -> list[Rollout]:
+    def can_go_back(self, rollout: Rollout) -> bool:
+        """True while its promoted candidate serves the route and what stable was is still kept."""
+        routes = tables.routes
+        with self._database.read() as connection:
+            row = connection.execute(select(routes).where(routes.c.name == rollout.route)).mappings().first()
+        kept = None if rollout.stable.startswith("base@") else rollout.stable
+        serves = row is not None and row["version"] == rollout.candidate and row["previous"] == kept
+        return rollout.phase is Phase.PROMOTED and serves
+
+    def newest(self, route: str | None = None, *, limit: int = 100) -> list[Rollout]:
         """The newest rollouts, newest first; of one route where given."""
         rows = tables.rollouts
         query = select(rows).order_by(desc(rows.c.id)).limit(limit)

@@ -22,6 +22,7 @@ COMMANDS = {
     "engine": ("gateway.cli_serve:engine_command", "The vLLM engines of this machine."),
     "adapter": ("gateway.cli_adapters:adapter_app", "Push, list, show, verify, archive and release versions."),
     "route": ("gateway.cli_adapters:route_app", "Public model names and what they serve."),
+    "rollout": ("gateway.cli_rollout:rollout_app", "Give a new version its traffic step by step, on evidence."),
     "key": ("gateway.cli_adapters:key_app", "API keys."),
     "db": ("gateway.cli_adapters:db_app", "The database."),
     "doctor": ("gateway.cli_serve:doctor_command", "What is wrong, and how to mend it."),
@@ -66,7 +67,11 @@ def _foreign() -> dict[str, tuple[str, str]]:
     return {entry.name: (entry.value, _HELP.get(entry.name, "")) for entry in entry_points(group="understudy.commands")}
 
 
-_HELP = {"demo": "The whole story on a real vLLM on this machine's CPU."}
+_HELP = {
+    "demo": "The whole story on a real vLLM on this machine's CPU.",
+    "eval": "Run a suite against a version, as it serves.",
+    "gate": "The promotion rules, rule by rule: may this version meet users?",
+}
 
 app = typer.Typer(
     cls=LazyGroup,

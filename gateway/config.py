@@ -127,6 +127,7 @@ class RouteSettings(Section):
 class RolloutSettings(Section):
     """`[rollout]`: progressive delivery."""
 
+    plan: str = Field("", description="default plan file; empty = the shipped plan")
     bake: Duration = Field("24h", description="how long the previous version stays loaded after a change")
 
 
@@ -189,6 +190,9 @@ def load_settings(path: Path | None = None) -> Settings:
     root = path.resolve().parent if path else Path.cwd()
     if not settings.data_dir.is_absolute():
         settings = settings.model_copy(update={"data_dir": root / settings.data_dir})
+    if settings.rollout.plan and not Path(settings.rollout.plan).is_absolute():
+        plan = str(root / settings.rollout.plan)
+        settings = settings.model_copy(update={"rollout": settings.rollout.model_copy(update={"plan": plan})})
     return settings
 
 

@@ -27,6 +27,7 @@ from adapters.errors import (
 from adapters.fleet_store import CONTROLLER_LEASE
 from gateway.control_plane.guard import PAGE, Guard
 from gateway.control_plane.resources import Services, build_router
+from gateway.control_plane.rollout_resources import build_rollout_router
 from gateway.data_plane.envelope import render
 from gateway.errors import ApiError, bad_request, body_too_large, conflict, not_found, unavailable
 from monitors.metrics_server import exposition
@@ -43,6 +44,7 @@ def create_app(services: Services, token: str) -> Guarded:
     for kind in (UnderstudyError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _on_error)
     app.include_router(build_router(services))
+    app.include_router(build_rollout_router(services))
     _add_health(app, services)
     return Guarded(app, Guard(token, services.settings.control.host))
 

@@ -56,7 +56,7 @@ class Controller:
         self.preparation = Preparation(stores.artifacts, clock, base.version)
         self._settings = settings
         self._stores = stores
-        self._base = base
+        self.base = base
         self._metrics = metrics
         self._clock = clock
         self._writer = Writer(stores.fleet)
@@ -222,8 +222,8 @@ class Controller:
             self.rollouts.courses,
             self._hash_unit,
         )
-        ids = await self._writer.assignments(assignment_keys(view.routes, self._base, serving))
-        await self.publisher.publish(compose(view.routes, self._base, serving, ids), self.lease.fence)
+        ids = await self._writer.assignments(assignment_keys(view.routes, self.base, serving))
+        await self.publisher.publish(compose(view.routes, self.base, serving, ids), self.lease.fence)
 
     def _holders(self, version: str) -> tuple[str, ...]:
         return self.fleet.holders(version, self.placement)

@@ -58,10 +58,10 @@ def _move(connection: Connection, change: Change) -> Rollout:
         memory = replace(memory, credited=0.0, approved=False)
     if phase in (Phase.SHADOW, Phase.RAMP) and not memory.exposed_at:
         memory = replace(memory, exposed_at=now)
-    numbers = {"phase": phase.value, "step": action.step, "weight": action.weight, **action.numbers}
-    values = {"phase": phase.value, "step": action.step, "weight": action.weight, "state": memory.to_state()}
-    values["phase_since"] = rollout.phase_since if same else now
-    return change_in(connection, rollout, _event(change, numbers), change.fence, **values)
+    place: dict[str, Any] = {"phase": phase.value, "step": action.step, "weight": action.weight}
+    since = rollout.phase_since if same else now
+    event = _event(change, {**place, **action.numbers})
+    return change_in(connection, rollout, event, change.fence, **place, phase_since=since, state=memory.to_state())
 
 
 def _promote(connection: Connection, change: Change) -> Rollout:
@@ -99,7 +99,7 @@ def _end(connection: Connection, change: Change, phase: Phase, weight: float) ->
         "seconds": change.now - rollout.started_at,
         **action.numbers,
     }
-    values = {"phase": phase.value, "weight": weight, "phase_since": change.now, "ended_at": change.now}
+    values: dict[str, Any] = {"phase": phase.value, "weight": weight, "phase_since": change.now, "ended_at": change.now}
     values["state"] = change.memory.to_state()
     return change_in(connection, rollout, _event(change, numbers), change.fence, **values)
 

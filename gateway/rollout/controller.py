@@ -197,10 +197,11 @@ class Rollouts:
         log.warning("rollout %d: %s", rollout.id, conflict)
         if row.generation == rollout.generation and change.action.act is not Act.HOLD:
             hold = Hold(HoldKind.INCONCLUSIVE, str(conflict), change.now)
-            here = {"phase": rollout.phase, "step": rollout.step, "weight": rollout.weight}
-            memory = replace(change.memory, wanted="")
-            held = Action(Act.HOLD, str(conflict), change.action.numbers, hold=hold, **here)
-            await self.plant.commit(replace(change, action=held, memory=memory))
+            held = Action(
+                Act.HOLD, str(conflict), change.action.numbers,
+                phase=rollout.phase, step=rollout.step, weight=rollout.weight, hold=hold,
+            )  # fmt: skip
+            await self.plant.commit(replace(change, action=held, memory=replace(change.memory, wanted="")))
         elif row.generation == rollout.generation:
             raise conflict
         return True

@@ -185,8 +185,9 @@ def _to_step(plan: Plan, number: int, reason: str, numbers: Mapping[str, Any] | 
 
 
 def _stay(rollout: Rollout, hold: Hold, reason: str, numbers: Mapping[str, Any]) -> Action:
-    place = {"phase": rollout.phase, "step": rollout.step, "weight": rollout.weight}
-    return Action(Act.HOLD, reason, numbers, hold=hold, **place)
+    return Action(
+        Act.HOLD, reason, numbers, phase=rollout.phase, step=rollout.step, weight=rollout.weight, hold=hold
+    )
 
 
 def _numbers(finding: Finding) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class AfterWatch:
         self._observe_scores(("satisfaction", score) for _, score in words)
         scores = self._store.scored(mine, self._cursors[2])
         self._observe_scores((_reward(metric), value) for _, metric, value in scores)
-        newest = (answers, words, scores)
+        newest: list[list[tuple[Any, ...]]] = [answers, [*words], [*scores]]
         self._cursors = [rows[-1][0] if rows else cursor for rows, cursor in zip(newest, self._cursors, strict=True)]
         return self._reason()
 

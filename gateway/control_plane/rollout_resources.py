@@ -1,0 +1,165 @@
+"""The operator API's rollouts, and the receiver of Alertmanager's alerts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters.errors import ConfigError, Conflict, NotFound
+from adapters.rollouts import Rollout
+from gateway.control_plane.resources import ACTOR, Body, Services
+from gateway.rollout import operations
+from gateway.rollout.configured import plan_of
+from gateway.rollout.listing import as_json, event_json
+from gateway.rollout.plan import from_json
+
+POLL = 0.25              # seconds between looks for new events
+KEEP_ALIVE = 15.0        # seconds after which a silent stream says that it is alive
+
+log = logging.getLogger("understudy.rollout")
+
+
+class NewRollout(Body):
+    """A rollout to begin. `plan`: a plan as in a plan file, as JSON; left out: the configured one."""
+
+    route: str
+    version: str
+    plan: dict[str, Any] | None = None
+
+
+class Steer(Body):
+    """One change: a weight in (0, 1), or an action. `generation`: what the sender saw."""
+
+    generation: int
+    weight: float | None = None
+    action: Literal["pause", "resume", "promote", "rollback"] | None = None
+    reason: str = Field("", max_length=2000)
+
+
+class Alert(BaseModel):
+    """One alert of Alertmanager's webhook; what is not used here is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: str = "firing"
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class Alerts(BaseModel):
+    """Alertmanager's webhook body, version 4."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    alerts: list[Alert] = Field(default_factory=list, max_length=1000)
+
+
+def build_rollout_router(services: Services) -> APIRouter:
+    """/api/v1/rollouts and /api/v1/alerts."""
+    router = APIRouter(prefix="/api/v1")
+    store = services.stores.rollouts
+    incidents = services.settings.data_dir / "incidents"
+
+    @router.get("/rollouts")
+    def list_rollouts(route: str | None = None, limit: int = 100) -> dict[str, Any]:
+        found = store.newest(route, limit=max(1, min(limit, 1000)))
+        return {"rollouts": [as_json(rollout, incidents) for rollout in found]}
+
+    @router.post("/rollouts", status_code=201)
+    async def start(body: NewRollout) -> dict[str, Any]:
+        made = await asyncio.to_thread(_start, services, body)
+        services.controller.wake()
+        return as_json(made, incidents)
+
+    @router.get("/rollouts/{number}")
+    def show(number: int) -> dict[str, Any]:
+        rollout = store.get(number)
+        events = [event_json(event) for event in store.events(number)]
+        return {**as_json(rollout, incidents), "plan_body": rollout.plan, "events": events}
+
+    @router.patch("/rollouts/{number}")
+    async def steer(number: int, body: Steer) -> dict[str, Any]:
+        changed = await asyncio.to_thread(_steer, services, number, body)
+        services.controller.wake()
+        return as_json(changed, incidents)
+
+    @router.get("/rollouts/{number}/events")
+    async def events(number: int, after: int = 0) -> StreamingResponse:
+        await asyncio.to_thread(store.get, number)
+        return StreamingResponse(_stream(services, number, after), media_type="text/event-stream")
+
+    @router.post("/alerts")
+    async def alerts(body: Alerts) -> dict[str, Any]:
+        done = [await asyncio.to_thread(_on_alert, services, alert) for alert in body.alerts]
+        services.controller.wake()
+        return {"results": done}
+
+    return router
+
+
+def _start(services: Services, body: NewRollout) -> Rollout:
+    if body.plan is not None:
+        plan = from_json(body.plan)
+    else:
+        plan = plan_of(services.settings, rated=services.stores.evidence.rated(body.route))
+    base = services.controller.base.version
+    return operations.start(services.stores.rollouts, body.route, body.version, plan, base=base, actor=ACTOR)
+
+
+def _steer(services: Services, number: int, body: Steer) -> Rollout:
+    store = services.stores.rollouts
+    rollout = store.get(number)
+    if (body.weight is None) == (body.action is None):
+        raise ConfigError("send either a weight or an action: pause, resume, promote or rollback")
+    newest = store.newest(rollout.route, limit=1)[0]
+    if newest.id != number:
+        raise Conflict(f"rollout {number} has ended: route {rollout.route} has rollout {newest.id}")
+    who: dict[str, Any] = {"actor": ACTOR, "reason": body.reason, "generation": body.generation}
+    if body.weight is not None:
+        return operations.set_weight(store, rollout.route, body.weight, **who)
+    actions = {
+        "pause": operations.pause, "resume": operations.resume, "promote": operations.promote,
+        "rollback": operations.roll_back,
+    }  # fmt: skip
+    return actions[str(body.action)](store, rollout.route, **who)
+
+
+def _on_alert(services: Services, alert: Alert) -> dict[str, str]:
+    """What one alert led to. An alert for a route without anything to roll back is no error: it may come again."""
+    name, route = alert.labels.get("alertname", "alert"), alert.labels.get("route", "")
+    if alert.status != "firing" or alert.labels.get("understudy_action") != "rollback":
+        return {"alert": name, "route": route, "result": "ignored"}
+    why = alert.annotations.get("summary") or alert.annotations.get("description") or ""
+    reason = f"alert {name}" + (f": {why}" if why else "")
+    try:
+        done = operations.roll_back(services.stores.rollouts, route, actor="alertmanager", reason=reason[:2000])
+    except (NotFound, Conflict) as nothing:
+        return {"alert": name, "route": route, "result": str(nothing)}
+    log.warning("rollout %d of route %s is rolled back: %s", done.id, route, reason)
+    return {"alert": name, "route": route, "result": f"rollout {done.id} rolled back"}
+
+
+async def _stream(services: Services, number: int, after: int) -> AsyncIterator[str]:
+    """Events as they come, then one `end`. A comment now and then keeps proxies from closing the stream."""
+    store, silent = services.stores.rollouts, 0.0
+    while True:
+        rollout = await asyncio.to_thread(store.get, number)
+        found = await asyncio.to_thread(store.events, number, after)
+        for event in found:
+            after = event.id
+            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event_json(event))}\n\n"
+        if not rollout.open and not found:
+            yield f"event: end\ndata: {json.dumps({'phase': rollout.phase.value, 'reason': rollout.reason})}\n\n"
+            return
+        silent = 0.0 if found else silent + POLL
+        if silent >= KEEP_ALIVE:
+            silent = 0.0
+            yield ": alive\n\n"
+        await asyncio.sleep(POLL)
