@@ -34,7 +34,7 @@ class EvaluationStore:
     def add(self, evaluation: Evaluation) -> Evaluation:
         """Append it; the result carries its id, and the present time unless it has one."""
         at = evaluation.at or time.time()
-        values = {
+        values: dict[str, Any] = {
             "version": evaluation.version, "suite": evaluation.suite, "suite_digest": evaluation.suite_digest,
             "source": evaluation.source, "at": at, "body": evaluation.body,
         }  # fmt: skip

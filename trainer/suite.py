@@ -9,7 +9,7 @@
     file = "refunds.jsonl"             # rows as GRPO's: {"prompt": [...], "answer": ..., further columns}
     graders = ["exact"]                # or tables {name, weight, options} as [[reward]]
     k = 1
-    margin = 0.02                      # how much worse than stable this slice may be
+    margin = 0.05                      # how much worse than stable this slice may be
 
 A row may carry `should_refuse` (true or false); then all rows of its slice must: over- and under-refusal are measured.
 """
@@ -51,6 +51,8 @@ class SuiteSettings(Section):
     confidence: Literal["sequence", "token", "none"] = Field(
         "sequence", description="for ECE: exp(sum of the answer's logprobs), exp(their mean), or not measured"
     )
+    price_input: float = Field(0.0, ge=0, description="of a million prompt tokens, in any currency")
+    price_output: float = Field(0.0, ge=0, description="of a million answer tokens")
     refusals: tuple[str, ...] = Field(REFUSALS, description="patterns at an answer's beginning that mean a refusal")
 
     @field_validator("refusals")
@@ -69,7 +71,7 @@ class SliceSettings(Section):
     k: int = Field(1, ge=1, le=1000, description="of pass@k")
     samples: int = Field(0, ge=0, le=1000, description="answers for each prompt; 0 = k")
     threshold: float = Field(1.0, ge=0, le=1, description="an answer with this score or more is right")
-    margin: float = Field(0.02, gt=0, lt=1, description="how much worse than stable this slice's pass@1 may be")
+    margin: float = Field(0.05, gt=0, lt=1, description="how much worse than stable this slice's pass@1 may be")
     limit: int = Field(0, ge=0, description="only the first rows; 0 = all")
     max_tokens: int | None = Field(None, ge=1, description="instead of the suite's")
     temperature: float | None = Field(None, ge=0, le=2, description="instead of the suite's")

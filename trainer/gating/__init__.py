@@ -1,0 +1,1 @@
+"""Promotion rules: what a version must show, compared with the one that serves, before users may meet it."""
