@@ -1,0 +1,78 @@
+"""Completions from a real vLLM that serves the packed 4-bit base: the adapter is hot-loaded at every step."""
+
+import pytest
+
+from adapters.errors import TrainingError
+from tests.support import rl
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+def completions(engine_url, **more):
+    return {"source": "vllm", "url": engine_url, **more}
+
+
+def test_grpo_learns_from_the_engine_that_serves(real_engine, engine, tmp_path):
+    loads = []
+
+    def adapters():
+        return [m["id"] for m in engine.http.get("/v1/models").json()["data"] if m.get("parent")]
+
+    before = adapters()
+    from trainer import completions as module
+
+    original = module.Engine.load
+
+    def load(self, name, folder):
+        loads.append(name)
+        return original(self, name, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Engine, "load", load)
+        job = rl.make_job(
+            "grpo", tmp_path, completions=completions(real_engine.url), trainer={"max_steps": 20, "beta": 0.0},
+            held_out=40, health={"every": 10, "prompts": 32},
+        )  # fmt: skip
+        outcome = rl.train(job)
+    steps = [row for row in job.run.rows() if "health.logprob_gap" in row]
+    gaps = [row["health.logprob_gap"] for row in steps]
+    print("gap", sum(gaps) / len(gaps), max(gaps), "reward", [row["reward"] for row in steps])
+    assert len(steps) == 20
+    assert max(gaps) < 0.05
+    assert len(loads) == len(set(loads)) == 20  # one a step, never a name twice
+    assert adapters() == before
+    ours, base = rl.right(rl.replies(outcome.adapter)), rl.right(rl.replies(None))
+    print("GRPO from vLLM", sum(ours) / len(ours), "base", sum(base) / len(base))
+    assert rl.better(ours, base) < 0.01
+
+
+def test_rloo_too_and_an_engine_with_other_weights_is_noticed(real_engine, engine, made, tmp_path):
+    job = rl.make_job(
+        "rloo", tmp_path / "a", completions=completions(real_engine.url), held_out=10,
+        trainer={"max_steps": 2, "per_device_train_batch_size": 16}, health={"prompts": 8},
+    )  # fmt: skip
+    rl.train(job)
+    assert all(row["health.logprob_gap"] < 0.05 for row in job.run.rows() if "reward" in row)
+    # The trainer continues an adapter, but what it hands to the engine is another one: the same shapes, other weights.
+    with pytest.MonkeyPatch.context() as patch:
+        from trainer.rl_trainers import EngineCompletions
+
+        def other(self, folder):
+            import shutil
+
+            shutil.copytree(made["A:"], folder)
+
+        patch.setattr(EngineCompletions, "_save", other)
+        strange = rl.make_job("grpo", tmp_path / "b", completions=completions(real_engine.url), held_out=10)
+        with pytest.raises(TrainingError, match=r"nats a token from the trainer's before the first step"):
+            rl.train(strange)
+    assert not [m for m in engine.http.get("/v1/models").json()["data"] if str(m["id"]).startswith("training-")]
+
+
+def test_an_engine_without_the_files_is_one_clear_line(real_engine, tmp_path):
+    job = rl.make_job(
+        "grpo", tmp_path, completions=completions(real_engine.url, engine_dir="/nowhere"), held_out=10
+    )
+    with pytest.raises(TrainingError, match="does it see this folder") as caught:
+        rl.train(job)
+    assert "\n" not in str(caught.value)
