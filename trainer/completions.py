@@ -9,114 +9,29 @@ completions from outside.
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from adapters.errors import EngineRefused, EngineUnavailable, TrainingError
+from trainer.engine_client import Engine
 from trainer.ranks import barrier, shared
 from trainer.rl_settings import CompletionsSettings
 from trainer.sampling import Answer
 from trainer.session import is_first
 
-_LOAD_SECONDS = 120.0
+NOTES = "engine.json"
 _NAME = "training-{run}-{start}-{step}"
-
-
-class Engine:
-    """The few requests that training makes of one vLLM. Raises EngineUnavailable and EngineRefused, in one line."""
-
-    def __init__(self, settings: CompletionsSettings) -> None:
-        self.url = settings.url
-        socket = settings.url.removeprefix("unix:") if settings.url.startswith("unix:") else None
-        key = settings.api_key.get_secret_value()
-        self._timeout = settings.timeout
-        self._http = httpx.Client(
-            base_url="http://engine" if socket else settings.url.rstrip("/"),
-            # vLLM closes idle connections after five seconds, and training is busy for longer: ask anew each time.
-            transport=httpx.HTTPTransport(uds=socket, limits=httpx.Limits(keepalive_expiry=2.0), retries=1),
-            headers={"authorization": f"Bearer {key}"} if key else {},
-            trust_env=False,
-        )
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def models(self) -> dict[str, str]:
-        """What is loaded: name → root (an adapter's folder as the engine sees it)."""
-        body = self._json("GET", "/v1/models", None, 10.0)
-        try:
-            return {str(model["id"]): str(model.get("root", "")) for model in body["data"]}
-        except (KeyError, TypeError, AttributeError):
-            raise EngineUnavailable(f"{self.url} answers /v1/models with something else: is it a vLLM?") from None
-
-    def load(self, name: str, folder: str) -> None:
-        """Load the adapter in `folder` (as the engine sees it) as `name`, and see that it is there."""
-        try:
-            self._request("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder}, _LOAD_SECONDS)
-        except EngineRefused as error:
-            if error.status == 404 and "adapter" not in str(error).lower():
-                raise TrainingError(
-                    f"the engine at {self.url} has no run-time LoRA: start it with --enable-lora and "
-                    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
-                ) from None
-            raise TrainingError(
-                f"the engine at {self.url} cannot load {folder}: {error}; does it see this folder? "
-                "(completions.shared_dir, completions.engine_dir)"
-            ) from None
-        if self.models().get(name) != folder:
-            raise TrainingError(f"the engine at {self.url} said that it loaded {name}, but does not list it")
-
-    def unload(self, name: str) -> None:
-        """Take `name` off the engine; one that it does not have is fine already."""
-        try:
-            self._request("POST", "/v1/unload_lora_adapter", {"lora_name": name}, _LOAD_SECONDS)
-        except EngineRefused as error:
-            if error.status != 404:
-                raise
-
-    def complete(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The choices of /v1/completions, in order."""
-        answer = self._json("POST", "/v1/completions", body, self._timeout)
-        try:
-            return sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-        except (KeyError, TypeError, ValueError):
-            raise EngineUnavailable(f"{self.url} answers /v1/completions without choices: is it a vLLM?") from None
-
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> Any:
-        response = self._request(method, path, body, seconds)
-        try:
-            return response.json()
-        except ValueError:
-            raise EngineUnavailable(f"{self.url} answers {path} with no JSON: is it a vLLM?") from None
-
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> httpx.Response:
-        patience = httpx.Timeout(seconds, connect=10.0)
-        try:
-            try:
-                response = self._http.request(method, path, json=body, timeout=patience)
-            except (httpx.RemoteProtocolError, httpx.ReadError):  # an idle connection that was closed meanwhile
-                response = self._http.request(method, path, json=body, timeout=patience)
-        except httpx.TimeoutException:
-            late = f"{self.url} did not answer {path} within {seconds:g} s (completions.timeout)"
-            raise EngineUnavailable(late) from None
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise EngineUnavailable(f"the engine at {self.url} cannot be reached: {reason}") from None
-        if response.status_code >= 400:
-            raise EngineRefused(_said(response), response.status_code)
-        return response
 
 
 class EngineSampler:
     """Answers of the adapter in training, sampled by the engine.
 
-    `save`: writes the adapter into a folder, PEFT's files. `run`: the run's name, for the engine's log.
+    `save`: writes the adapter into a folder, PEFT's files. `run`: the run's name, for the engine's log. `folder`: the
+    run directory; what a killed process left on the engine is noted there, and taken off at the next start.
     """
 
     def __init__(self, settings: CompletionsSettings, run: str, folder: Path, save: Callable[[Path], None]) -> None:
@@ -129,6 +44,9 @@ class EngineSampler:
         self._start = uuid.uuid4().hex[:8]
         self._folder = (Path(settings.shared_dir) if settings.shared_dir else folder) / f"hot-{self._start}"
         self._seen_as = Path(settings.engine_dir) / self._folder.name if settings.engine_dir else self._folder
+        self._notes = folder / NOTES
+        if is_first():
+            self._clear_up()
 
     def sync(self, step: int) -> None:
         """Let the engine answer with the adapter as it is at `step`; nothing to do when it does already.
@@ -140,6 +58,7 @@ class EngineSampler:
         name = str(shared(_NAME.format(run=self._run, start=self._start, step=step)))
         self._save(self._folder / str(step))
         if is_first():
+            self._note(self.loaded, name)
             self.engine.load(name, str(self._seen_as.absolute() / str(step)))
         barrier()
         before, old = self.loaded, self.step
@@ -178,12 +97,32 @@ class EngineSampler:
         try:
             if self.loaded and is_first():
                 self.engine.unload(self.loaded)
+                self._notes.unlink(missing_ok=True)
         except (EngineUnavailable, EngineRefused):
-            pass
+            pass  # noted: the next start tries again
         finally:
+            self.loaded = ""
             self.engine.close()
             if is_first():
                 shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _note(self, *names: str) -> None:
+        """What may be on the engine from now on, should this process die."""
+        said = {"folder": str(self._folder), "names": [name for name in names if name]}
+        self._notes.parent.mkdir(parents=True, exist_ok=True)
+        self._notes.write_text(json.dumps(said), encoding="utf-8")
+
+    def _clear_up(self) -> None:
+        """Take off what a killed process of this run has left. Raises EngineUnavailable."""
+        try:
+            left = json.loads(self._notes.read_text(encoding="utf-8"))
+            names, folder = [str(name) for name in left["names"]], Path(left["folder"])
+        except (OSError, ValueError, KeyError, TypeError):  # none, or torn while it was written
+            return
+        for name in names:
+            self.engine.unload(name)
+        if folder.name.startswith("hot-"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _answer(choice: Mapping[str, Any], prompt: Sequence[int], url: str) -> Answer:
@@ -197,18 +136,6 @@ def _answer(choice: Mapping[str, Any], prompt: Sequence[int], url: str) -> Answe
     if not ids or len(ids) != len(logprobs):
         raise EngineUnavailable(f"{url} gave {len(ids)} tokens with {len(logprobs)} logprobs")
     return Answer(tuple(prompt), ids, text, logprobs)
-
-
-def _said(response: httpx.Response) -> str:
-    """The message of an engine's refusal, whatever its shape."""
-    try:
-        body = response.json()
-    except ValueError:
-        return f"status {response.status_code}: {response.text[:200]}"
-    found = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(found, dict):
-        found = found.get("message") or found.get("detail") or found
-    return f"status {response.status_code}: {str(found)[:300]}"
 
 
 class GapAlarm:
@@ -228,12 +155,3 @@ class GapAlarm:
                 f"completions.max_logprob_gap = {limit:g}, for {self._above} steps: does it serve the run's base, "
                 "at the same quantization?"
             )
-
-
-def check_engine(settings: CompletionsSettings) -> None:
-    """The engine is there and speaks. Raises EngineUnavailable and EngineRefused."""
-    engine = Engine(settings)
-    try:
-        engine.models()
-    finally:
-        engine.close()

@@ -13,7 +13,7 @@ from monitors.rewards.build import build_graders, prepare
 from monitors.rewards.composite import Composite
 from monitors.rewards.types import Grader
 from trainer import prompt_filter
-from trainer.completions import check_engine
+from trainer.engine_client import check_engine
 from trainer.health import HealthMonitor, Row, Watched, choose_rows, say
 from trainer.job import Job, Outcome
 from trainer.model import load_tokenizer

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import EngineRefused, EngineUnavailable, TrainingError
-from trainer.completions import Engine, EngineSampler, GapAlarm, check_engine
+from trainer.completions import EngineSampler, GapAlarm
+from trainer.engine_client import Engine, check_engine
 from trainer.rl_settings import CompletionsSettings
 
 
@@ -38,7 +39,11 @@ class Scripted:
             def log_message(self, *arguments):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request, client_address):
+                """A client that does not wait is what a test wants."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -91,14 +96,28 @@ def test_each_step_is_loaded_under_a_new_name_and_the_old_one_goes(server, sampl
     assert [body["lora_name"].rpartition("-")[2] for body in loads] == ["0", "1"]
     assert server.loaded == {loads[1]["lora_name"]: loads[1]["lora_path"]}
     assert not Path(loads[0]["lora_path"]).exists()
-    other = EngineSampler(CompletionsSettings(source="vllm", url=server.url), "support-1", tmp_path, save)
+    other = EngineSampler(CompletionsSettings(source="vllm", url=server.url), "support-1", tmp_path / "other", save)
     other.sync(1)
     assert other.loaded not in {body["lora_name"] for body in loads}  # not even by the same run, started again
     other.close()
     assert list(server.loaded) == [sampler.loaded]
     sampler.close()
     assert server.loaded == {}
+    assert [path.name for path in tmp_path.rglob("*")] == ["other"]
+
+
+def test_what_a_killed_process_left_on_the_engine_is_taken_off(server, tmp_path):
+    settings = CompletionsSettings(source="vllm", url=server.url)
+    killed = EngineSampler(settings, "support-1", tmp_path, save)
+    killed.sync(4)
+    again = EngineSampler(settings, "support-1", tmp_path, save)
+    assert server.loaded == {}
+    again.sync(4)
+    assert list(server.loaded) == [again.loaded]
+    again.close()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "engine.json").write_text('{"names"')
+    EngineSampler(settings, "support-1", tmp_path, save).close()
 
 
 def test_answers_come_in_the_order_of_the_prompts(server, sampler):
@@ -187,7 +206,7 @@ def test_closing_without_an_engine_is_no_error(server, tmp_path):
     made.sync(0)
     server.close()
     made.close()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.json"]  # for the next start
 
 
 def test_a_gap_is_forgiven_for_a_while():

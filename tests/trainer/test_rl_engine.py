@@ -19,7 +19,7 @@ def test_grpo_learns_from_the_engine_that_serves(real_engine, engine, tmp_path):
         return [m["id"] for m in engine.http.get("/v1/models").json()["data"] if m.get("parent")]
 
     before = adapters()
-    from trainer import completions as module
+    from trainer import engine_client as module
 
     original = module.Engine.load
 
