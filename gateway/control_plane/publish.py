@@ -14,8 +14,8 @@ from gateway.rollout.arms import (
     Course,
     Interval,
     intervals,
+    pin_key,
     shadow_key,
-    tester_key,
 )
 
 PINNED = "pinned"
@@ -46,7 +46,7 @@ def assignment_keys(routes: Iterable[Route], base: Base, serving: Serving) -> li
     """The rows that `compose` needs."""
     keys = [part.key for route in routes for part in _parts(route, base, serving)]
     for course in serving.courses.values():
-        keys += [key for key in (shadow_key(course), tester_key(course)) if key is not None]
+        keys += [key for key in (shadow_key(course), pin_key(course)) if key is not None]
     keys += [AssignmentKey(version.partition("@")[0], version, PINNED) for version in serving.pinned]
     return [*keys, AssignmentKey(base.model, base.version, PINNED)]
 
@@ -101,7 +101,7 @@ def _with_rollout(
         mirror = plan.shadow
         shadow = Shadow(ids[key], candidate, candidate, holders, mirror.sample, mirror.concurrency, mirror.ceiling)
     testers: tuple[Tester, ...] = ()
-    if holders and (pin := tester_key(course)):
+    if holders and (pin := pin_key(course)):
         units = sorted({serving.hash_unit(tester.owner, tester.unit).hex() for tester in plan.testers})
         testers = tuple(Tester(unit, ids[pin], CANDIDATE) for unit in units)
     return RouteState(

@@ -80,7 +80,7 @@ def shadow_key(course: Course) -> AssignmentKey | None:
     return AssignmentKey(rollout.route, rollout.candidate, SHADOW, shadow.sample, rollout.id, rollout.step)
 
 
-def tester_key(course: Course) -> AssignmentKey | None:
+def pin_key(course: Course) -> AssignmentKey | None:
     """The arm of pinned units; None while the candidate may not answer anybody."""
     rollout = course.rollout
     if not course.exposed:
