@@ -14,7 +14,7 @@ from monitors.rewards.composite import Composite
 from monitors.rewards.types import Grader
 from trainer import prompt_filter
 from trainer.engine_client import check_engine
-from trainer.health import HealthMonitor, Row, Watched, choose_rows, say
+from trainer.health import HealthMonitor, Row, Watched, say
 from trainer.job import Job, Outcome
 from trainer.model import load_tokenizer
 from trainer.options import arguments
@@ -23,6 +23,7 @@ from trainer.reward_function import RewardFunction, rows_as_samples, scores
 from trainer.sampling import Answer, forked, render, sample
 from trainer.session import is_first
 from trainer.training_metrics import TrainingMetrics
+from trainer.watched_rows import choose_rows
 
 PROBED_ROWS = 4
 """Rows whose rewards are asked for before anything is loaded."""
