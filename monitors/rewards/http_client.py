@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -13,6 +14,7 @@ import httpx
 from adapters.errors import ConfigError, GraderError, GraderUnavailable
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_THIS_BODY = frozenset({400, 413, 422})
 _LONGEST_WAIT = 20.0      # seconds between two attempts, whatever the server asks for
 
 
@@ -29,6 +31,10 @@ def key_from(variable: str) -> str:
         raise ConfigError(f"{variable}_FILE: {name} cannot be read: {error.strerror}") from None
 
 
+class Refused(GraderError):
+    """The server refuses this very request (400, 413, 422): other requests may well be answered."""
+
+
 class Client:
     """POSTs JSON to one server. Safe in any number of threads."""
 
@@ -39,20 +45,21 @@ class Client:
         self._url = url.rstrip("/")
         self._attempts = attempts
         key = key_from(key_variable)
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self._http = httpx.Client(timeout=timeout, headers=headers, limits=httpx.Limits(max_connections=256))
 
     def post(self, path: str, body: Any) -> Any:
         """The answer's JSON object.
 
         Raises GraderUnavailable when the server is away, slow or busy also after retries, and GraderError when it
-        refuses: asking again would not help.
+        refuses: asking again would not help (Refused: for this body).
         """
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # answers may hold lone surrogates
         reason = ""
         for attempt in range(self._attempts):
             wait = 0.25 * 2**attempt * (0.75 + random.random() / 2)
             try:
-                answer = self._http.post(self._url + path, json=body)
+                answer = self._http.post(self._url + path, content=content)
             except httpx.HTTPError as error:
                 reason = str(error) or type(error).__name__
             else:
@@ -60,7 +67,8 @@ class Client:
                     return self._json(answer)
                 reason = f"status {answer.status_code}: {_message(answer)}"
                 if answer.status_code not in _RETRIED:
-                    raise GraderError(f"reward {self._who!r}: {self._url}{path} refuses: {reason}")
+                    kind = Refused if answer.status_code in _THIS_BODY else GraderError
+                    raise kind(f"reward {self._who!r}: {self._url}{path} refuses: {reason}")
                 wait = max(wait, _retry_after(answer))
             if attempt + 1 < self._attempts:
                 time.sleep(min(wait, _LONGEST_WAIT))
