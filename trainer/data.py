@@ -36,9 +36,9 @@ class EncodedRow:
 class Dataset:
     """What a run learns from. `report` is data_report.json's content."""
 
-    rows: list[EncodedRow]
-    held_out: list[EncodedRow]
-    digests: dict[str, str]  # file name → SHA-256
+    rows: list[EncodedRow] = field(default_factory=list)
+    held_out: list[EncodedRow] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)  # file name → SHA-256
     report: dict[str, Any] = field(default_factory=dict)
 
     def plain(self) -> list[dict[str, Any]]:

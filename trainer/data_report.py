@@ -60,13 +60,13 @@ def report(
     if not flat:
         return made
     lengths = [len(sequence.input_ids) for sequence in flat]
-    asked, trained = sum(s.prompt_length for s in flat), sum(s.trained for s in flat)
+    trained = sum(s.trained for s in flat)
     made["tokens"] = {
         "all": sum(lengths),
         "trained": trained,
-        "prompt_share": round(asked / sum(lengths), 4),
+        "prompt_share": round(1 - trained / sum(lengths), 4),
         "row": spread(lengths),
-        "prompt": spread([s.prompt_length for s in flat]),
+        "prompt": spread([len(s.input_ids) - s.trained for s in flat]),
         "answer": spread([s.trained for s in flat]),
     }
     return made
@@ -97,8 +97,7 @@ def lines(made: dict[str, Any]) -> list[str]:
     if tokens := made.get("tokens"):
         row, answer = tokens["row"], tokens["answer"]
         said += [
-            f"tokens         {tokens['all']:,} in all, {tokens['trained']:,} with loss, "
-            f"{tokens['prompt_share']:.0%} of them prompt",
+            f"tokens         {tokens['all']:,}, {tokens['prompt_share']:.0%} prompt, {tokens['trained']:,} with loss",
             f"row length     median {row['median']:g}, p95 {row['p95']:g}, longest {row['max']:g}",
             f"answer length  median {answer['median']:g}, p95 {answer['p95']:g}, longest {answer['max']:g}",
         ]

@@ -121,4 +121,9 @@ def open_database_of(installation: Installation) -> Iterator[Database]:
 def open_registry(installation: Installation) -> Iterator[Registry]:
     """Its registry of versions, open. Raises ConfigError, DatabaseError."""
     with open_database_of(installation) as database:
-        yield Registry(database, ArtifactStore(installation.artifacts, installation.data_dir))
+        yield Registry(database, artifact_store(installation))
+
+
+def artifact_store(installation: Installation) -> ArtifactStore:
+    """Where its versions' files are. Raises ConfigError."""
+    return ArtifactStore(installation.artifacts, installation.data_dir)

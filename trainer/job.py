@@ -9,6 +9,7 @@ from typing import Any
 
 from adapters.base import BaseModelInfo
 from trainer.config import Algorithm, RunConfig
+from trainer.data import Dataset
 from trainer.installation import Installation
 from trainer.model import DType
 from trainer.run_directory import RunDirectory
@@ -35,6 +36,7 @@ class Job:
     dtype: DType = "float32"                 # of the weights and the arithmetic
     quiet: bool = False                      # lines instead of a progress bar
     folder: Path = Path()                    # of the configuration file: rewards look their files up there
+    dataset: Dataset = field(default_factory=Dataset)  # the rows as token ids with labels, and what was dropped
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,10 @@ def record_probes(
     texts: Sequence[str] | None = None,
     seed: int = 0,
     dtype: DType = "float32",
+    nf4: bool = False,
 ) -> Probes:
     """Loads base and adapter, then `record`s. Raises TrainingError if one cannot be loaded."""
-    model = load_adapter(base_dir, adapter_dir, dtype)
+    model = load_adapter(base_dir, adapter_dir, dtype, nf4=nf4)
     tokenizer = load_tokenizer(base_dir) if prefixes is None else None
     return record(model, tokenizer, prefixes, top, texts=texts, seed=seed)
 
@@ -83,7 +84,7 @@ def record(
     return Probes(tuple(chosen), adapter, base, str(model.dtype).removeprefix("torch."))
 
 
-def load_adapter(base: str | Path, adapter_dir: str | Path, dtype: DType = "float32") -> Any:
+def load_adapter(base: str | Path, adapter_dir: str | Path, dtype: DType = "float32", *, nf4: bool = False) -> Any:
     """The dequantised base with the adapter on it (PEFT), in evaluation mode.
 
     Raises TrainingError if either cannot be loaded.
@@ -94,7 +95,7 @@ def load_adapter(base: str | Path, adapter_dir: str | Path, dtype: DType = "floa
     if not (folder / "adapter_config.json").is_file():
         raise TrainingError(f"{folder} is not an adapter directory (no adapter_config.json there)")
     try:
-        return PeftModel.from_pretrained(load_base(base, dtype), str(folder)).eval()
+        return PeftModel.from_pretrained(load_base(base, dtype, nf4=nf4), str(folder)).eval()
     except (TrainingError, ConfigError):
         raise
     except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
@@ -155,7 +156,7 @@ def _next_logprobs(model: Any, prefix: Sequence[int], top: int) -> dict[int, flo
     import torch
 
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([list(prefix)])).logits[0, -1]
+        logits = model(input_ids=torch.tensor([list(prefix)], device=model.device)).logits[0, -1]
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         values, tokens = torch.topk(logprobs, min(top, logprobs.numel()))  # NaN counts as largest
     if not torch.isfinite(values).all():

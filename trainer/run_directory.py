@@ -48,13 +48,16 @@ class RunDirectory:
         """How metrics and lineage call the run."""
         return self.path.name
 
-    def start(self, frozen: Mapping[str, Any], *, resume: bool) -> None:
-        """Make the folder, or with `resume` find the same run in it. Raises Conflict when it is another run's."""
+    def start(self, frozen: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool) -> None:
+        """Make the folder, or with `resume` find the same run in it. Raises Conflict when it is another run's.
+
+        `frozen` must not change when a run is resumed; `environment` (code, packages) may, and is recorded.
+        """
         if not self.frozen.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if any(path.name != "lock" for path in self.path.glob("*")):
                 raise Conflict(f"output_dir {self.path} is not empty and holds no run: choose another one")
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.write_json(self.frozen, {**frozen, "started_at": time.time()})
+            self.write_json(self.frozen, {**frozen, "environment": environment, "started_at": time.time()})
             return
         if not resume:
             raise Conflict(f"output_dir {self.path} holds a run: --resume goes on with it, or choose another one")
@@ -64,6 +67,8 @@ class RunDirectory:
                 raise Conflict(
                     f"{self.path} cannot be resumed: {'.'.join(key)} was {_short(had)} and is now {_short(value)}"
                 )
+        again = [*before.get("resumed", []), {"at": time.time(), "environment": environment}]
+        self.write_json(self.frozen, {**before, "resumed": again})
 
     @contextmanager
     def locked(self) -> Iterator[None]:

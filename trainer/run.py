@@ -1,0 +1,113 @@
+"""One `understudy train` from a checked plan to a registered version: train, publish, report; or go on with it."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib import import_module
+
+from adapters.registry import Registry
+from trainer import memory, ranks
+from trainer.base_checks import Bases
+from trainer.config import Algorithm
+from trainer.job import Job, Outcome
+from trainer.plan import Plan, continued, environment, frozen
+from trainer.session import guarded, is_first, training_session, world_size
+
+MODULES: Mapping[Algorithm, str] = {
+    "sft": "trainer.sft", "dpo": "trainer.dpo", "kto": "trainer.kto", "reward-model": "trainer.reward_model",
+    "grpo": "trainer.grpo", "rloo": "trainer.grpo",
+}  # fmt: skip
+"""Algorithm → module with run(job) -> Outcome."""
+
+Say = Callable[[str], None]
+
+
+def train(plan: Plan, registry: Registry, *, resume: bool, say: Say) -> str:
+    """Train and publish; returns the version's name (on every rank: the first one's). Raises UnderstudyError."""
+    job = plan.job
+    with training_session(job.config.threads), _run_directory(plan, resume=resume) as finished:
+        if finished is not None:
+            return finished
+        with guarded(job.run.path):
+            job = _prepared(plan, registry)
+            if job.resume_from is not None and is_first():
+                say(f"going on from step {job.resume_from.name.rpartition('-')[2]}")
+            _check_memory(job, say)
+            outcome = import_module(MODULES[job.algorithm]).run(job)
+            name = _publish(job, outcome, registry, plan.bases) if is_first() else ""
+            return ranks.shared(name)
+
+
+@contextlib.contextmanager
+def _run_directory(plan: Plan, *, resume: bool) -> Iterator[str | None]:
+    """The run's folder, made or found, and held; yields the version if the run has ended already."""
+    job = plan.job
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=job.dtype == "float32")
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            stack.enter_context(job.run.locked())
+            job.run.start(frozen(plan), environment(), resume=resume)
+            job.run.write_json(job.run.data_report, job.dataset.report)
+            job.run.newest_checkpoint()  # deletes torn ones before any rank looks
+        ranks.barrier()
+        yield job.run.read_json(job.run.result)["version"] if job.run.result.exists() else None
+
+
+def _prepared(plan: Plan, registry: Registry) -> Job:
+    """The job with what it continues: the newest whole checkpoint, and the adapter of init_from."""
+    job = plan.job
+    checkpoint = job.run.newest_checkpoint()
+    if is_first():
+        job.run.trim(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    return replace(
+        job, resume_from=checkpoint, init_from=continued(job.config, registry, job.installation, plan.bases)
+    )
+
+
+def _publish(job: Job, outcome: Outcome, registry: Registry, bases: Bases) -> str:
+    from trainer.publish import publish
+
+    made = publish(job, outcome, registry, bases, actor=actor())
+    job.run.write_json(job.run.result, {
+        "version": made.name, "digest": made.digest, "step": outcome.step, "marks": dict(outcome.marks),
+        "facts": dict(outcome.facts),
+    })  # fmt: skip
+    return made.name
+
+
+def _check_memory(job: Job, say: Say) -> None:
+    """Says what a GPU run will need, and refuses one that cannot fit."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    from trainer.options import arguments
+
+    options = arguments(job)
+    length = getattr(options, "max_length", None) or job.context_length
+    shape = memory.shape_of(
+        job.base, job.config.lora.r, options.per_device_train_batch_size, length,
+        checkpointing=bool(options.gradient_checkpointing),
+    )  # fmt: skip
+    per_weight = memory.NF4_BYTES if job.config.quantization == "nf4" else {"float32": 4.0}.get(job.dtype, 2.0)
+    needed = memory.estimate(shape, job.algorithm, per_weight)
+    if is_first():
+        say(str(needed))
+    memory.check(needed, float(torch.cuda.mem_get_info()[0]))
+
+
+def actor() -> str:
+    """Who trains, for the history: user@host."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # containers run with numbers that have no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:200]

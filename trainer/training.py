@@ -1,0 +1,95 @@
+"""What SFT, DPO, KTO and reward models share: one TRL trainer, watched, resumed exactly, saved for publishing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from adapters.errors import ConfigError
+from monitors.rewards.build import build_graders, prepare
+from monitors.rewards.composite import Composite
+from trainer.health import HealthMonitor, Proxy, Watched
+from trainer.job import Job, Outcome
+from trainer.session import is_first
+
+
+def fit(job: Job, trainer: Any, monitor: Any = None) -> Outcome:
+    """Train to the end, from `job.resume_from` where there is one; returns the weights to publish.
+
+    `monitor`: a HealthMonitor that watches; it then decides between the best and the last weights.
+    """
+    from transformers import PrinterCallback
+
+    from trainer.callbacks import callbacks
+    from trainer.health_callback import HealthCallback, save_adapter
+
+    trainer.remove_callback(PrinterCallback)
+    if monitor is not None:
+        health = HealthCallback(monitor)
+        health.attach(trainer)
+        trainer.add_callback(health)  # before the one that marks checkpoints whole
+        if job.resume_from is not None:
+            monitor.restore(job.resume_from)
+    for callback in callbacks(job):
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+    last = job.run.path / "last"
+    save_adapter(trainer, last)
+    if monitor is None:
+        return Outcome(last, trainer.state.global_step)
+    outcome: Outcome = monitor.outcome(last, trainer.state.global_step)
+    return outcome
+
+
+def gold_monitor(job: Job, tokenizer: Any, proxy: Proxy | None = None) -> HealthMonitor | None:
+    """Watches held-out prompts with the gold graders of `[[reward]]`; None where there are none.
+
+    `proxy`: what stands for the reward in algorithms without one (DPO's pair accuracy). Raises ConfigError when gold
+    graders have nothing to look at.
+    """
+    specs = [spec.model_copy(update={"gold": False}) for spec in job.config.reward if spec.gold]
+    if not specs:
+        return None
+    rows = [encoded.row.data for encoded in job.dataset.held_out if "prompt" in encoded.row.data]
+    if not rows:
+        raise ConfigError("gold graders look at held-out prompts: give data.eval, rows with prompt (and answer, …)")
+    graders = build_graders(specs, job.folder)
+    prepare(graders)
+    watched = Watched(
+        rows[: job.config.health.prompts], proxy, Composite(graders, specs, "gold"),
+        reference="ref" if job.init_from else None,
+    )  # fmt: skip
+    return HealthMonitor(watched, job.config.health, job.run, tokenizer, seed=job.config.seed)
+
+
+def without_reference(kind: Any) -> Any:
+    """A TRL trainer class whose checkpoints leave TRL's copy of the reference adapter out.
+
+    With it, transformers would not restore the trained adapter from a checkpoint.
+    """
+
+    class Trainer(kind):  # type: ignore[misc]  # TRL has no types
+        """See above."""
+
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+            super()._save(output_dir, state_dict)
+            if is_first():
+                shutil.rmtree(Path(output_dir or self.args.output_dir) / "ref", ignore_errors=True)
+
+    Trainer.__name__ = kind.__name__
+    return Trainer
+
+
+def with_facts(outcome: Outcome, facts: Mapping[str, Any]) -> Outcome:
+    """The same with more numbers for lineage and report."""
+    return replace(outcome, facts={**outcome.facts, **facts})
+
+
+def held_out_options(job: Job) -> dict[str, Any]:
+    """Evaluate on data.eval every health.every · 10 steps unless `[trainer]` says otherwise."""
+    if not job.dataset.held_out or "eval_strategy" in job.config.trainer:
+        return {}
+    return {"eval_strategy": "steps", "eval_steps": job.config.trainer.get("eval_steps", job.config.health.every * 10)}
