@@ -27,6 +27,7 @@ from gateway.cli_support import (
 )
 
 if TYPE_CHECKING:
+    from adapters.gates import GateStatus
     from adapters.types import AdapterVersion
     from gateway.cli_support import Context
 
@@ -75,31 +76,39 @@ def list_versions(
     as_json: Json = False,
 ) -> None:
     """All versions, oldest first."""
+    from adapters.gates import GateStatus, gate_statuses
     from adapters.types import Stage
 
     if stage is not None and stage not in list(Stage):
         raise typer.BadParameter(f"{stage!r} is not one of {', '.join(Stage)}", param_hint="--stage")
     with open_context(config) as context:
         versions = context.registry.list(route, Stage(stage) if stage else None)
-    columns = ("version", "stage", "rank", "bytes", "created", "reason")
-    print_table([_summary(version, as_json) for version in versions], columns, as_json)
+        gates = gate_statuses(context.database)
+    columns = ("version", "stage", "gate", "rank", "bytes", "created", "reason")
+    rows = [_summary(version, gates.get(version.name, GateStatus()), as_json) for version in versions]
+    print_table(rows, columns, as_json)
 
 
 @adapter_app.command()
 @reported
 def show(version: Version, config: ConfigFile = None, as_json: Json = False) -> None:
-    """One version: where it comes from, what happened to it, and which engines hold it."""
+    """One version: where it comes from, what happened to it, its gate, and which engines hold it."""
+    from adapters.gates import gate_status
+
     with open_context(config) as context:
         found = context.registry.get(version)
+        gate = gate_status(context.database, version)
         events = context.registry.events(version)
         holdings = context.fleet.holdings(version=version)
     if as_json:
-        print_json({**_summary(found, True), "events": events, "holdings": holdings})
+        print_json({**_summary(found, gate, True), "events": events, "holdings": holdings})
         return
     facts = {key: value for key, value in found.lineage.items() if isinstance(value, str | int | float)}
     probes = "yes" if "probes" in found.manifest else "no"
     own = {"digest": found.digest, "base": found.base_digest, "probes": probes}
-    print_fields({**_summary(found, False), **own, **facts})
+    by = f", by {gate.actor}" if gate.actor else ""
+    judged = {"gate": f"{gate}, {when(gate.at)}{by}" if gate.at else str(gate)}
+    print_fields({**_summary(found, gate, False), **judged, **own, **facts})
     typer.echo("")
     print_table([{**event, "at": when(event["at"])} for event in events], ("at", "stage", "actor", "reason"), False)
     typer.echo("")
@@ -148,17 +157,19 @@ def _check_not_served_name(context: Context, route: str) -> None:
         raise ConfigError(f"{route!r} is the base's own name (engine.served_name): choose another route")
 
 
-def _summary(version: AdapterVersion, full: bool) -> dict[str, Any]:
+def _summary(version: AdapterVersion, gate: GateStatus, full: bool) -> dict[str, Any]:
     """A version for a listing; with everything for JSON, except the probes, which are long."""
     from dataclasses import asdict
 
     if full:
         fields = asdict(version)
         manifest = {key: value for key, value in version.manifest.items() if key != "probes"}
-        return {"version": fields.pop("name"), **fields, "manifest": manifest, "probes": "probes" in version.manifest}
+        known = {"manifest": manifest, "probes": "probes" in version.manifest, "gate": asdict(gate)}
+        return {"version": fields.pop("name"), **fields, **known}
     return {
         "version": version.name,
         "stage": version.stage.value,
+        "gate": gate.verdict.value,
         "rank": version.rank,
         "bytes": version.size_bytes,
         "created": when(version.created_at),

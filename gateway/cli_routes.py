@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ from gateway.cli_support import (
 )
 
 if TYPE_CHECKING:
+    from adapters.gates import GateStatus
     from adapters.types import Route
 
 route_app = command_group("Public model names and what they serve.")
@@ -38,26 +40,35 @@ _POLL = 0.2             # seconds
 @reported
 def list_routes(config: ConfigFile = None, as_json: Json = False) -> None:
     """All routes and what they serve."""
+    from adapters.gates import gate_statuses
+
     with open_context(config) as context:
         declare_routes(context)
         routes = context.routes.list()
+        gates = gate_statuses(context.database, [route.version for route in routes if route.version])
     rows = [asdict(route) if as_json else _for_people(route) for route in routes]
-    print_table(rows, ("name", "serves", "target", "previous", "kept_until", "error"), as_json)
+    for row, route in zip(rows, routes, strict=True):
+        row["gate"] = _gate(gates, route, as_json)
+    print_table(rows, ("name", "serves", "gate", "target", "previous", "kept_until", "error"), as_json)
 
 
 @route_app.command()
 @reported
 def show(name: Name, config: ConfigFile = None, as_json: Json = False) -> None:
-    """One route, and the engines that hold its versions."""
+    """One route, what the gate said of its version, and the engines that hold its versions."""
+    from adapters.gates import gate_statuses
+
     with open_context(config) as context:
         declare_routes(context)
         route = context.routes.get(name)
+        gates = gate_statuses(context.database, [route.version] if route.version else [])
         wanted = {route.version, route.target, route.previous}
         holdings = [held for held in context.fleet.holdings() if held.version in wanted]
     if as_json:
-        print_json({**asdict(route), "holdings": holdings})
+        print_json({**asdict(route), "gate": _gate(gates, route, True), "holdings": holdings})
         return
-    print_fields({**_for_people(route), "description": route.description, "generation": route.generation})
+    said = str(gates[route.version]) if route.version in gates else ""
+    print_fields({**_for_people(route), "gate": said, "description": route.description, "generation": route.generation})
     if holdings:
         typer.echo("")
         rows = [{**asdict(held), "engine": held.replica, "state": held.state.value} for held in holdings]
@@ -174,6 +185,12 @@ class _Watch:
         if text != self._said:
             note(text)
             self._said = text
+
+
+def _gate(gates: Mapping[str, GateStatus], route: Route, full: bool) -> Any:
+    """What the gate said of the version that serves; None for the base."""
+    found = gates.get(route.version or "")
+    return found and (asdict(found) if full else found.verdict.value)
 
 
 def _for_people(route: Route) -> dict[str, Any]:

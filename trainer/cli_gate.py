@@ -111,21 +111,16 @@ def _newest(database: Database, version: str) -> dict[str, Evaluation]:
 
 
 def _print(version: str, gate: Gate, status: GateStatus) -> None:
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    console = Console()
-    table = Table(title=escape(f"{version} against {status.against}"), title_justify="left")
-    table.add_column("rule", overflow="fold")
-    table.add_column("verdict")
-    table.add_column("numbers", overflow="fold")
-    for one in gate.findings:
+    from trainer.evaluation.show import terminal
+
+    console = terminal()
+    for one in gate.findings:  # a line each, as wide as it must be: rules are read one by one
         colour = _COLOURS[one.verdict.value]
-        table.add_row(escape(one.rule), f"[{colour}]{one.verdict.value}[/]", escape(one.says))
-    console.print(table)
+        console.print(f"[{colour}]{one.verdict.value:7}[/] {escape(f'{one.rule}: {one.says}')}", soft_wrap=True)
     said = escape(f": {status.reason}") if status.verdict.value == "overridden" else ""
-    console.print(f"gate {status.verdict.value}{said}")
+    console.print(f"{version} against {status.against}: gate {status.verdict.value}{said}", soft_wrap=True)
 
 
 def _actor() -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.database import Database
 from adapters.errors import ConfigError
+from adapters.gates import GateStatus, gate_status, gate_statuses
 from adapters.keys import create_key, list_keys, revoke_key
 from adapters.types import AdapterVersion, ApiKey, Holding, Stage
 from gateway.config import Settings, parse_duration
@@ -82,11 +83,13 @@ def _adapters(router: APIRouter, services: Services) -> None:
 
     @router.get("/adapters")
     def list_adapters(route: str | None = None, stage: Annotated[Stage | None, Query()] = None) -> dict[str, Any]:
-        return {"adapters": [_version(version) for version in registry.list(route, stage)]}
+        gates = gate_statuses(services.database)
+        listed = registry.list(route, stage)
+        return {"adapters": [_version(one) | _gate(gates.get(one.name)) for one in listed]}
 
     @router.get("/adapters/{version}")
     def show_adapter(version: str) -> dict[str, Any]:
-        found = _version(registry.get(version))
+        found = _version(registry.get(version)) | _gate(gate_status(services.database, version))
         holdings = [_holding(held) for held in fleet.holdings(version=version)]
         return {**found, "events": registry.events(version), "holdings": holdings}
 
@@ -179,6 +182,10 @@ def _version(version: AdapterVersion) -> dict[str, Any]:
     fields = asdict(version)
     manifest = {name: value for name, value in version.manifest.items() if name != "probes"}
     return {**fields, "manifest": manifest, "probes": "probes" in version.manifest}
+
+
+def _gate(status: GateStatus | None) -> dict[str, Any]:
+    return {"gate": asdict(status or GateStatus())}
 
 
 def _holding(holding: Holding) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from adapters.fleet_store import FleetStore
+from adapters.gates import GateVerdict, record_gate
+from adapters.routes import RouteStore
 from adapters.types import Holding, HoldingState
 from gateway.cli import app
 from tests.support import peft
@@ -60,7 +62,7 @@ def test_push_against_a_base_that_is_not_there(cli, tmp_path, cli_base):
 
 def test_listings_and_show(cli, pushed, cli_database):
     lines = good(cli("adapter", "list")).splitlines()
-    assert lines[0].split() == ["VERSION", "STAGE", "RANK", "BYTES", "CREATED", "REASON"]
+    assert lines[0].split() == ["VERSION", "STAGE", "GATE", "RANK", "BYTES", "CREATED", "REASON"]
     assert [line.split()[0] for line in lines[1:]] == pushed
     assert json.loads(good(cli("adapter", "list", "--json", "--route", "other"))) == []
     FleetStore(cli_database).upsert_holding(Holding("engine-0", pushed[0], HoldingState.FAILED, "b", 0.0, "no room"))
@@ -137,3 +139,21 @@ def test_a_folder_without_configuration_says_which_data_it_uses(tmp_path, monkey
 
 def test_paths_that_no_system_call_takes(cli):
     assert "cannot be read: File name too long" in failed(cli("adapter", "push", "x" * 5000, "--route", "support"))
+
+
+def test_what_the_gate_said_is_shown_wherever_the_version_is(cli, pushed, cli_database):
+    first, second = pushed
+    with cli_database.begin() as connection:
+        record_gate(connection, first, GateVerdict.PASSED, actor="ann@host")
+        record_gate(connection, second, GateVerdict.OVERRIDDEN, reason="pilot customer", actor="bob@host")
+    listed = {row["version"]: row["gate"] for row in json.loads(good(cli("adapter", "list", "--json")))}
+    assert listed[first]["verdict"] == "passed" and listed[second]["reason"] == "pilot customer"
+    assert "overridden" in good(cli("adapter", "list"))
+    shown = good(cli("adapter", "show", second))
+    assert "overridden (pilot customer)" in shown and "by bob@host" in shown
+    RouteStore(cli_database).set_target("support", second)
+    RouteStore(cli_database).commit_target("support", 0, 0)
+    assert "overridden (pilot customer)" in good(cli("route", "show", "support"))
+    assert json.loads(good(cli("route", "show", "support", "--json")))["gate"]["verdict"] == "overridden"
+    rows = {row["name"]: row["gate"] for row in json.loads(good(cli("route", "list", "--json")))}
+    assert rows["support"]["reason"] == "pilot customer" and rows["declared"] is None

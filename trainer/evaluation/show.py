@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,23 +10,38 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapters.evaluation_store import Evaluation
-from trainer.evaluation.comparison import Comparison
+from trainer.evaluation.comparison import Comparison, SliceComparison
 
 CLUSTERS = 5
-COLUMNS = ("slice", "prompts", "pass@1 [95 %]", "pass@k", "score", "ECE [95 %]", "refusals", "tokens", "p50/p99 s")
+COMPARED = ("slice", "candidate", "stable", "difference [95 %]", "better/worse", "p", "")
+Measured = Mapping[str, Any]
+
+
+def terminal() -> Console:
+    """Standard output; where that is no terminal, wide enough that nothing is cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Aligned columns without lines, the first to the left; cells are rich markup."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(escape(column), justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
     """One row per slice, the north star, and the largest groups of failures."""
-    console = console or Console()
+    console = console or terminal()
     body = evaluation.body
+    slices = body["slices"]
+    columns = [name for name, (shown, _) in COLUMNS.items() if shown(slices.values())]
+    rows = [[escape(name), *(escape(COLUMNS[column][1](one)) for column in columns)] for name, one in slices.items()]
     title = f"{evaluation.version} · {evaluation.suite} · {evaluation.source}"
-    table = Table(title=escape(title), title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "slice" else "right")
-    for name, measured in body["slices"].items():
-        table.add_row(escape(name), *_cells(measured))
-    console.print(table)
+    console.print(plain_table(title, ["slice", *columns], rows))
     console.print(f"north star {_star(body['north_star'])}")
     if body["cost"] is not None:
         console.print(f"a thousand answers cost {body['cost']:.4g}")
@@ -39,21 +54,9 @@ def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> 
 
 def print_comparison(comparison: Comparison, candidate: str, stable: str, console: Console | None = None) -> None:
     """Paired differences by slice."""
-    console = console or Console()
-    table = Table(title=escape(f"{candidate} against {stable}, the same prompts"), title_justify="left")
-    for column in ("slice", "candidate", "stable", "difference [95 %]", "better/worse", "p", ""):
-        table.add_column(column, justify="left" if column == "slice" else "right")
-    for one in comparison.slices:
-        found = one.paired
-        if found is None:
-            table.add_row(escape(one.name), _number(one.candidate), _number(one.stable), "no data", "", "", "")
-            continue
-        p = "" if found.p is None else f"{found.p:.3g}"
-        bounds = f"{found.difference:+.3f} [{found.interval.lower:+.3f}, {found.interval.upper:+.3f}]"
-        changed = ("better" if found.difference > 0 else "worse") if one.changed else ""
-        counts = f"{found.better}/{found.worse}"
-        table.add_row(escape(one.name), _number(one.candidate), _number(one.stable), escape(bounds), counts, p, changed)
-    console.print(table)
+    console = console or terminal()
+    rows = [_compared(one) for one in comparison.slices]
+    console.print(plain_table(f"{candidate} against {stable}, the same prompts", COMPARED, rows))
     star = comparison.north_star
     if star.difference is None or star.interval is None:
         console.print(f"north star {star.name}: no data")
@@ -62,21 +65,61 @@ def print_comparison(comparison: Comparison, candidate: str, stable: str, consol
     console.print(escape(f"north star {star.name}: {star.difference:+.3f} [{low:+.3f}, {high:+.3f}]"))
 
 
-def _cells(measured: Mapping[str, Any]) -> list[str]:
-    tokens, seconds = measured["output_tokens"], measured["seconds"]
-    prompts = str(measured["prompts"])
-    if measured["missing"] or measured["errors"]:
-        prompts += f" ({measured['missing']} missing, {measured['errors']} errors)"
-    at_k = _plain(measured["pass_at_k"]) + (f" @{measured['k']}" if measured["k"] > 1 else "")
-    refusals = ""
-    if "over_refusal" in measured:
-        refusals = f"{_plain(measured['over_refusal'])} over, {_plain(measured['under_refusal'])} under"
-    return [
-        prompts, escape(_with_interval(measured["pass_at_1"])), at_k, _plain(measured["score"]),
-        escape(_with_interval(measured["ece"])), refusals,
-        f"{tokens['mean']:.1f}" if tokens else "-",
-        f"{seconds['p50']:.2f}/{seconds['p99']:.2f}" if seconds else "-",
-    ]  # fmt: skip
+def _compared(one: SliceComparison) -> list[str]:
+    found = one.paired
+    sides = [escape(one.name), _number(one.candidate), _number(one.stable)]
+    if found is None:
+        return [*sides, "no data", "", "", ""]
+    bounds = f"{found.difference:+.3f} [{found.interval.lower:+.3f}, {found.interval.upper:+.3f}]"
+    p = "" if found.p is None else f"{found.p:.2g}"
+    changed = ("better" if found.difference > 0 else "worse") if one.changed else ""
+    return [*sides, escape(bounds), f"{found.better}/{found.worse}", p, changed]
+
+
+def _prompts(measured: Measured) -> str:
+    lost = [f"{measured[name]} {name}" for name in ("missing", "errors") if measured[name]]
+    return str(measured["prompts"]) + (f" ({', '.join(lost)})" if lost else "")
+
+
+def _refusals(measured: Measured) -> str:
+    if "over_refusal" not in measured:
+        return ""
+    return f"{_plain(measured['over_refusal'])} / {_plain(measured['under_refusal'])}"
+
+
+def _seconds(measured: Measured) -> str:
+    found = measured["seconds"]
+    return f"{found['p50']:.2f} / {found['p99']:.2f}" if found else "-"
+
+
+def _tokens(measured: Measured) -> str:
+    found = measured["output_tokens"]
+    return f"{found['mean']:.1f}" if found else "-"
+
+
+def _at_k(measured: Measured) -> str:
+    return f"{_plain(measured['pass_at_k'])} @{measured['k']}" if measured["k"] > 1 else ""
+
+
+def _always(_: Iterable[Measured]) -> bool:
+    return True
+
+
+def _scores_differ(slices: Iterable[Measured]) -> bool:
+    return any(_plain(one["score"]) != _plain(one["pass_at_1"]) for one in slices)
+
+
+# column → (is it shown for these slices, its cell)
+COLUMNS: Mapping[str, tuple[Callable[[Iterable[Measured]], bool], Callable[[Measured], str]]] = {
+    "prompts": (_always, _prompts),
+    "pass@1 [95 %]": (_always, lambda one: _with_interval(one["pass_at_1"])),
+    "pass@k": (lambda slices: any(one["k"] > 1 for one in slices), _at_k),
+    "score [95 %]": (_scores_differ, lambda one: _with_interval(one["score"])),
+    "ECE [95 %]": (lambda slices: any(one["ece"] for one in slices), lambda one: _with_interval(one["ece"])),
+    "over/under-refusal": (lambda slices: any("over_refusal" in one for one in slices), _refusals),
+    "tokens": (_always, _tokens),
+    "p50/p99 s": (_always, _seconds),
+}
 
 
 def _with_interval(estimate: Mapping[str, float] | None) -> str:

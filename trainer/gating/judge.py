@@ -88,6 +88,8 @@ def _fresh(rules: PromotionRules, now: float, suite: str, name: str, found: Eval
     days = (now - found.at) / _DAY
     if days > rules.max_age_days:
         return unknown(rule, f"it is {days:.0f} days old, at most {rules.max_age_days:g}: evaluate it anew", days=days)
+    if rules.source not in ("any", found.source):
+        return unknown(rule, f"it was made with --{found.source}, not through the gateway", id=found.id)
     return passes(rule, f"{max(0.0, days):.1f} days old, {found.source}", days=days, id=found.id)
 
 

@@ -41,6 +41,7 @@ class PromotionRules(Section):
     max_latency_p99: float = Field(0.0, ge=0, description="seconds; 0 = no limit")
     max_rank: int = Field(0, ge=0, description="of the adapter; 0 = no limit")
     max_size_mib: float = Field(0.0, ge=0, description="of the adapter; 0 = no limit")
+    source: Literal["any", "gateway"] = Field("any", description="gateway: evaluations made with --local do not count")
     max_missing: float = Field(0.02, ge=0, lt=1, description="share of answers that could not be graded")
     max_age_days: float = Field(30.0, gt=0, description="older evaluations do not count")
     refused_marks: tuple[str, ...] = Field(

@@ -63,6 +63,16 @@ async def test_adapters(api: Api):
     error_of(await api("GET", "/api/v1/adapters/nonsense"), 400)
 
 
+async def test_a_version_set_by_hand_says_so(api: Api):
+    version = api.world.push()
+    listed = (await api("GET", "/api/v1/adapters")).json()["adapters"]
+    assert listed[0]["gate"]["verdict"] == "none"
+    assert (await api("PUT", "/api/v1/routes/r/version", {"version": version})).status_code == 202
+    gate = (await api("GET", f"/api/v1/adapters/{version}")).json()["gate"]
+    assert (gate["verdict"], gate["actor"]) == ("overridden", "operator-api")
+    assert gate["reason"] == "set by an operator without a gate"
+
+
 async def test_archive_and_release(api: Api):
     version = api.world.push()
     api.world.registry.quarantine(version, "test", "NaN")

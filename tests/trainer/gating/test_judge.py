@@ -132,6 +132,18 @@ def test_old_evaluations_do_not_count(pair):
     assert "31 days old, at most 30" in gate.reason
 
 
+def test_local_evaluations_count_unless_the_rules_say_otherwise(tmp_path):
+    suite = make_suite(tmp_path, n=200)
+    sides = [
+        replace(run(tmp_path, suite, right(share), version=name, source="local").evaluation, at=NOW)
+        for share, name in ((0.8, V), (0.6, W))
+    ]
+    assert judge(RULES, facts(*sides)).passed
+    gate = judge(PromotionRules(source="gateway"), facts(*sides))
+    assert found(gate, f"s: evaluation of {V}").says == "it was made with --local, not through the gateway"
+    assert not gate.passed
+
+
 def test_another_environment_is_not_compared(tmp_path, pair):
     other = make_suite(tmp_path, head="seed = 4", n=200)
     gate = judge(RULES, facts(pair(0.8), evaluated(tmp_path, other, right(0.5), W)))
