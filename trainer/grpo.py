@@ -5,41 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from adapters.errors import ConfigError, TrainingError
-from monitors.rewards.build import build_graders, prepare
 from monitors.rewards.composite import Composite
 from monitors.rewards.types import Grader
 from trainer import prompt_filter
 from trainer.engine_client import check_engine
+from trainer.graders import build_rewards
 from trainer.health import HealthMonitor, Row, Watched, say
 from trainer.job import Job, Outcome
 from trainer.model import load_tokenizer
 from trainer.options import arguments
 from trainer.policy import load_policy
-from trainer.reward_function import RewardFunction, rows_as_samples, scores
+from trainer.reward_function import RewardFunction
 from trainer.sampling import Answer, forked, render, sample
 from trainer.session import is_first
 from trainer.training_metrics import TrainingMetrics
 from trainer.watched_rows import choose_rows
-
-PROBED_ROWS = 4
-"""Rows whose rewards are asked for before anything is loaded."""
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """What is trained on, and what is only measured (None: nothing is)."""
-
-    reward: Composite
-    gold: Composite | None
-
-    def prints(self) -> dict[str, str]:
-        """Fingerprints, for the lineage."""
-        found = {"reward": self.reward.fingerprint}
-        return found | {"gold": self.gold.fingerprint} if self.gold else found
 
 
 def run(job: Job) -> Outcome:
@@ -65,39 +49,6 @@ def run(job: Job) -> Outcome:
     )  # fmt: skip
     outcome = _train(job, options, rows=rows, watched=seen, model=model, lora=lora, tokenizer=tokenizer)
     return replace(outcome, facts={**outcome.facts, "graders": rewards.prints(), "prompts": len(rows)})
-
-
-def build_rewards(job: Job) -> Rewards:
-    """The graders of the run, ready: weights loaded, judges checked, and a first score seen from each.
-
-    Raises ConfigError, GraderError, GraderUnavailable, and TrainingError when no probed row can be scored.
-    """
-    specs = job.config.reward
-    graders = build_graders(specs, job.folder)
-    reward = Composite(graders, specs, "reward")
-    gold_specs = [spec.model_copy(update={"gold": False}) for spec in specs if spec.gold]
-    golds = [grader for grader, spec in zip(graders, specs, strict=True) if spec.gold]
-    gold = Composite(golds, gold_specs, "gold") if golds else None
-    prepare(graders)
-    if is_first():
-        for warning in reward.warnings:
-            say(warning)
-        _probe(reward, job.rows, "data.train")
-        if gold is not None:
-            _probe(gold, job.held_out or job.rows, "data.eval" if job.held_out else "data.train")
-    return Rewards(reward, gold)
-
-
-def _probe(grader: Grader, rows: Sequence[Row], where: str) -> None:
-    """Scores an empty answer to the first rows: a column that is missing, or a judge that is away, shows here."""
-    probed = rows[:PROBED_ROWS]
-    found = scores(grader, list(rows_as_samples(probed, [""] * len(probed))), where="before the run")
-    if found and all(score is None for score in found):
-        columns = ", ".join(sorted(set(probed[0]) - {"prompt"})) or "none"
-        raise TrainingError(
-            f"{grader.name} cannot score the first rows of {where}: a required score is missing "
-            f"(columns there: {columns})"
-        )
 
 
 def check_options(options: Any) -> None:

@@ -139,10 +139,10 @@ def test_a_hacked_reward_is_marked_collapsed(tmp_path):
         "grpo", tmp_path, **HACK, health={"every": 5, "on_collapse": "mark", "publish": "last"}
     )
     outcome = rl.train(job)
-    assert outcome.step == 40
+    assert 20 < outcome.step <= 40  # it may end early: once every answer is gamed there is nothing left to learn
     assert outcome.marks["collapsed"] is True
     assert "while the reward 0." in outcome.marks["reason"]
-    first, last = (row for row in job.run.rows() if row["split"] == "health" and row["step"] in (0, 40))
+    first, last = (row for row in job.run.rows() if row["split"] == "health" and row["step"] in (0, outcome.step))
     print({name: (first[name], last[name]) for name in sorted(HEALTH)}, outcome.marks)
     assert last["health.reward"] > 0.8 > 0.3 > first["health.reward"]
     assert first["health.gold"] > 0.3 > 0.1 > last["health.gold"]

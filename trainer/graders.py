@@ -1,0 +1,76 @@
+"""The graders of a run: what is trained on, what is only measured, and whether they can score at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.errors import TrainingError
+from monitors.rewards.build import build_graders, prepare
+from monitors.rewards.composite import Composite
+from monitors.rewards.types import Grader
+from trainer.health import Row, say
+from trainer.installation import Installation, artifact_store, open_registry
+from trainer.job import Job
+from trainer.reward_function import rows_as_samples, scores
+from trainer.session import is_first
+
+PROBED_ROWS = 4
+"""Rows whose rewards are asked for before anything is loaded."""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What is trained on, and what is only measured (None: nothing is)."""
+
+    reward: Composite
+    gold: Composite | None
+
+    def prints(self) -> dict[str, str]:
+        """Fingerprints, for the lineage."""
+        found = {"reward": self.reward.fingerprint}
+        return found | {"gold": self.gold.fingerprint} if self.gold else found
+
+
+def build_rewards(job: Job) -> Rewards:
+    """The graders of the run, ready: weights loaded, judges checked, and a first score seen from each.
+
+    Raises ConfigError, GraderError, GraderUnavailable, and TrainingError when no probed row can be scored.
+    """
+    specs = job.config.reward
+    graders = build_graders(specs, job.folder, version_path=version_path(job.installation))
+    reward = Composite(graders, specs, "reward")
+    gold_specs = [spec.model_copy(update={"gold": False}) for spec in specs if spec.gold]
+    golds = [grader for grader, spec in zip(graders, specs, strict=True) if spec.gold]
+    gold = Composite(golds, gold_specs, "gold") if golds else None
+    prepare(graders)
+    if is_first():
+        for warning in reward.warnings:
+            say(warning)
+        _probe(reward, job.rows, "data.train")
+        if gold is not None:
+            _probe(gold, job.held_out or job.rows, "data.eval" if job.held_out else "data.train")
+    return Rewards(reward, gold)
+
+
+def _probe(grader: Grader, rows: Sequence[Row], where: str) -> None:
+    """Scores an empty answer to the first rows: a column that is missing, or a judge that is away, shows here."""
+    probed = rows[:PROBED_ROWS]
+    found = scores(grader, list(rows_as_samples(probed, [""] * len(probed))), where="before the run")
+    if found and all(score is None for score in found):
+        columns = ", ".join(sorted(set(probed[0]) - {"prompt"})) or "none"
+        raise TrainingError(
+            f"{grader.name} cannot score the first rows of {where}: a required score is missing "
+            f"(columns there: {columns})"
+        )
+
+
+def version_path(installation: Installation) -> Callable[[str], Path]:
+    """Finds the files of a registered version, for reward models. The function raises NotFound and ArtifactError."""
+
+    def find(version: str) -> Path:
+        with open_registry(installation) as registry:
+            return artifact_store(installation).materialise(registry.get(version).digest)
+
+    return find
