@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from adapters.errors import TrainingError
 from monitors.rewards.build import build_graders, prepare
 from monitors.rewards.composite import Composite
-from monitors.rewards.types import Grader
+from monitors.rewards.stored import version_finder
+from monitors.rewards.types import FindVersion, Grader, StoredVersion
 from trainer.health import Row, say
 from trainer.installation import Installation, artifact_store, open_registry
 from trainer.job import Job
@@ -39,7 +39,7 @@ def build_rewards(job: Job) -> Rewards:
     Raises ConfigError, GraderError, GraderUnavailable, and TrainingError when no probed row can be scored.
     """
     specs = job.config.reward
-    graders = build_graders(specs, job.folder, version_path=version_path(job.installation))
+    graders = build_graders(specs, job.folder, find_version=stored_version(job.installation))
     reward = Composite(graders, specs, "reward")
     gold_specs = [spec.model_copy(update={"gold": False}) for spec in specs if spec.gold]
     golds = [grader for grader, spec in zip(graders, specs, strict=True) if spec.gold]
@@ -66,11 +66,11 @@ def _probe(grader: Grader, rows: Sequence[Row], where: str) -> None:
         )
 
 
-def version_path(installation: Installation) -> Callable[[str], Path]:
-    """Finds the files of a registered version, for reward models. The function raises NotFound and ArtifactError."""
+def stored_version(installation: Installation) -> FindVersion:
+    """Finds a registered version, for reward models; the registry is opened for it. Raises NotFound, ArtifactError."""
 
-    def find(version: str) -> Path:
+    def find(version: str) -> StoredVersion:
         with open_registry(installation) as registry:
-            return artifact_store(installation).materialise(registry.get(version).digest)
+            return version_finder(registry, artifact_store(installation))(version)
 
     return find

@@ -162,7 +162,7 @@ class HealthMonitor:
         before = [look for look in self.looks if look.step <= step]
         for when, look in (("start", before[:1]), ("published", before[-1:])):
             for of in ("reward", "gold"):
-                if look and (mean := look[0].mean(of)) is not None:  # type: ignore[arg-type]  # both are literals
+                if look and (mean := look[0].mean(of)) is not None:
                     found[f"{of}_{when}"] = mean
         return found
 

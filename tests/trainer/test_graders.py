@@ -4,7 +4,7 @@ import pytest
 
 from adapters.errors import NotFound, TrainingError
 from tests.support import peft, rl
-from trainer.graders import build_rewards, version_path
+from trainer.graders import build_rewards, stored_version
 from trainer.installation import Installation, open_registry
 
 
@@ -33,6 +33,8 @@ def test_a_registered_version_s_files_are_found(tmp_path):
     base = peft.small_base(tmp_path / "base")
     with open_registry(installation) as registry:
         pushed = registry.push(peft.write_adapter(tmp_path / "a", base), "support", base=base, max_rank=16)
-    assert (version_path(installation)(pushed.name) / "adapter_config.json").is_file()
+    found = stored_version(installation)(pushed.name)
+    assert (found.folder / "adapter_config.json").is_file()
+    assert found.kind == "adapter"
     with pytest.raises(NotFound, match="does not exist"):
-        version_path(installation)("support@000000000000")
+        stored_version(installation)("support@000000000000")
