@@ -6,32 +6,10 @@ import pytest
 
 from adapters.rollouts import Phase
 from adapters.types import Stage
-from gateway.control_plane.controller import Controller
+from gateway.rollout.operations import resume, roll_back
+from tests.support.rolling import kinds, serving, until
 from tests.support.traffic import Traffic, begin, failing, quick_plan
 from tests.support.world import World
-
-
-async def serving(world: World) -> tuple[Controller, str, str]:
-    """(controller, stable, candidate); stable serves r."""
-    stable, candidate = world.push(seed=1), world.push(seed=2)
-    controller = await world.controller()
-    await world.serve(controller, stable)
-    return controller, stable, candidate
-
-
-async def until(world: World, controller: Controller, phase: Phase, *, ticks: int = 60, each=lambda: None):
-    """Tick until the newest rollout is in `phase`."""
-    for _ in range(ticks):
-        await controller.lease.refresh()
-        await world.ticks(controller, 1, seconds=0.5)
-        if world.rollouts.newest()[0].phase is phase:
-            return world.rollouts.newest()[0]
-        each()
-    raise AssertionError(f"not {phase}: {world.rollouts.newest()[0]}")
-
-
-def kinds(world: World, rollout: int) -> list[str]:
-    return [event.kind for event in world.rollouts.events(rollout)]
 
 
 async def test_a_good_version_is_promoted_on_evidence(world: World, traffic: Traffic):
@@ -151,8 +129,6 @@ async def test_what_an_operator_does_is_seen_at_the_next_look(world: World):
     controller, stable, candidate = await serving(world)
     rollout = begin(world, candidate)
     await until(world, controller, Phase.RAMP)
-    from gateway.rollout.operations import roll_back
-
     roll_back(world.rollouts, "r", actor="alice", reason="I do not like it", now=world.clock.now)
     await controller.look()
     assert [arm.version for arm in world.published().arms] == [stable]
@@ -160,8 +136,6 @@ async def test_what_an_operator_does_is_seen_at_the_next_look(world: World):
 
 
 async def test_manual_approval_holds(world: World, traffic: Traffic):
-    from gateway.rollout.operations import resume
-
     plan = quick_plan(step=[
         {"weight": "50%", "min_units": 20, "min_duration": "1s", "approval": "manual", "advance": "evidence"}
     ])  # fmt: skip
