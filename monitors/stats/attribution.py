@@ -17,7 +17,7 @@ RISKS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 
 
 class AttributionTest:
-    """Feed it every bad event of either arm. About 3 µs an event; no numpy.
+    """Feed it every bad event of either arm. About 2 µs an event; no numpy.
 
     alpha: probability of ever rejecting while the candidate's risk is at most `null_risk` times the control's.
     risks: multiples of `null_risk` that the evidence is averaged over, each above 1.
@@ -31,18 +31,17 @@ class AttributionTest:
         self._risks = tuple(risks)
         self._log_ratios = [0.0] * len(self._risks)
         self._log_threshold = -math.log(alpha)
+        self._share, self._steps = math.nan, self._steps_at(0.5)  # of the last event: shares rarely change
         self.events = 0
         self.candidate_events = 0
         self.rejected = False  # stays True once the threshold was reached
 
     def observe(self, candidate: bool, share: float) -> float:
         """One bad event: was it the candidate's, whose share was `share`? Returns log E. Raises ValueError."""
-        require_probability(share, "share")
-        null = self._attributed(share, 1.0)
-        for index, risk in enumerate(self._risks):
-            other = self._attributed(share, risk)
-            ratio = other / null if candidate else (1.0 - other) / (1.0 - null)
-            self._log_ratios[index] += math.log(ratio)
+        if share != self._share:
+            self._share, self._steps = require_probability(share, "share"), self._steps_at(share)
+        steps = self._steps[0] if candidate else self._steps[1]
+        self._log_ratios = [total + step for total, step in zip(self._log_ratios, steps, strict=True)]
         self.events += 1
         self.candidate_events += candidate
         log_e = self.log_e
@@ -54,6 +53,12 @@ class AttributionTest:
         """Natural logarithm of the e-value now."""
         top = max(self._log_ratios)
         return top + math.log(sum(math.exp(x - top) for x in self._log_ratios) / len(self._log_ratios))
+
+    def _steps_at(self, share: float) -> tuple[list[float], list[float]]:
+        """What one event adds to each log likelihood ratio: the candidate's, the control's."""
+        null, others = self._attributed(share, 1.0), [self._attributed(share, risk) for risk in self._risks]
+        mine = [math.log(other / null) for other in others]
+        return mine, [math.log((1.0 - other) / (1.0 - null)) for other in others]
 
     def _attributed(self, share: float, risk: float) -> float:
         """θ(risk · R₀)."""

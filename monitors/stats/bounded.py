@@ -12,7 +12,7 @@ import math
 from monitors.stats.results import InsufficientData, Interval, require_probability
 
 RARE = (0.5, 50.0)  # Beta prior around half a percent: tight for rates that should be near 0, valid for every rate
-_STEPS = 60
+_STEPS = 40
 
 
 def bounded_log_e(total: float, n: float, mean: float, prior: tuple[float, float] = RARE) -> float:
