@@ -31,7 +31,7 @@ variable names a file that holds the value, for secrets. A duration is a number 
 This page is written by `make docs` from gateway/config.py.
 """
 TABLE = "| key | type | default | |\n| --- | --- | --- | --- |\n"
-TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", Any: "value"}
 
 
 def type_name(annotation: Any) -> str:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from adapters.errors import ConfigError
 from adapters.settings import ArtifactSettings, DatabaseSettings, Section, load
+from monitors.rewards.settings import RewardSpec
 
 ROUTE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -124,6 +125,33 @@ class RouteSettings(Section):
     match: tuple[MatchRule, ...] = Field((), description='task types that reach this route through model "auto"')
 
 
+class RewardSettings(Section):
+    """`[rewards]`: graders for production (docs/rewards.md), and the service `understudy reward` that runs them."""
+
+    grader: tuple[RewardSpec, ...] = Field((), description="the graders, each a [[rewards.grader]]; none = no scoring")
+    sample: float = Field(0.1, ge=0, le=1, description="share of answers that are scored")
+    url: str = Field("", description="a scoring service elsewhere; empty = the one of this file, on host and port")
+    host: str = Field("127.0.0.1", description="address of the service; beyond loopback it needs api_key")
+    port: Port = Field(8083, description="port of the service")
+    api_key: str = Field("", description="key that the service asks for and the gateway sends")
+    queue: int = Field(4096, ge=256, description="samples that may wait; above it the service answers 503")
+    batch: int = Field(32, ge=1, description="samples a grader scores in one go")
+    batch_wait: Duration = Field("5ms", description="how long a batch may wait for more")
+
+    @property
+    def scoring_url(self) -> str:
+        """Where samples are sent; empty when nothing scores them."""
+        if self.url or not self.grader:
+            return self.url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not listened on
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def served_here(self) -> bool:
+        """True when this file's graders run in a service of this machine."""
+        return bool(self.grader) and not self.url
+
+
 class RolloutSettings(Section):
     """`[rollout]`: progressive delivery."""
 
@@ -149,6 +177,7 @@ class Settings(Section):
     artifacts: ArtifactSettings = ArtifactSettings()
     engine: EngineSettings = EngineSettings()
     route: tuple[RouteSettings, ...] = ()
+    rewards: RewardSettings = RewardSettings()
     rollout: RolloutSettings = RolloutSettings()
     capture: CaptureSettings = CaptureSettings()
 

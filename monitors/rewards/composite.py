@@ -69,12 +69,14 @@ class Composite:
     def graded(self, samples: Sequence[Sample]) -> Graded:
         """The totals and the parts. Raises GraderError when a part is broken."""
         parts = {grader.name: scored(grader, samples) for grader, _, _ in self._parts}
-        return Graded([self._total(parts, place) for place in range(len(samples))], parts)
+        rows = ({name: scores[place] for name, scores in parts.items()} for place in range(len(samples)))
+        return Graded([self.combine(row) for row in rows], parts)
 
-    def _total(self, parts: Mapping[str, Scores], place: int) -> float | None:
+    def combine(self, scores: Mapping[str, float | None]) -> float | None:
+        """One sample's reward from its scores by grader."""
         weighed, held = 0.0, 0.0
         for grader, weight, required in self._parts:
-            value = parts[grader.name][place]
+            value = scores[grader.name]
             if value is not None:
                 weighed, held = weighed + weight * value, held + weight
             elif required:

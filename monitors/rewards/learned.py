@@ -36,7 +36,7 @@ class LearnedRewardOptions(Section):
     version: str = Field("", description="a registered reward model, such as helpful@3f2a9c1b7d20")
     path: str = Field("", description="or a directory with one")
     url: str = Field("", description="or a scoring service, such as http://10.0.0.5:8083 (`understudy reward`)")
-    grader: str = Field("", description="url: which of its graders; empty = its only one")
+    grader: str = Field("", description="url: which of its graders; empty = all together")
     base: str = Field("", description="version, path: the base it was trained on; empty = as it says itself")
     batch_size: int = Field(16, ge=1, description="version, path: answers scored in one pass")
     max_length: int = Field(0, ge=0, description="tokens of prompt and answer; 0 = what the model can take")

@@ -10,7 +10,8 @@ from adapters.errors import GraderError, GraderUnavailable
 from monitors.rewards.http_client import Client
 from monitors.rewards.types import Sample, Scores
 
-_BATCH = 64     # samples in one request
+_BATCH = 64                  # samples in one request
+_COMPOSITE = "composite"     # the service's own weighted mean
 
 
 class RemoteScores:
@@ -40,22 +41,25 @@ class RemoteScores:
         for batch in (samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)):
             try:
                 answer = self._client.post("/v1/score", {"samples": list(_wire(batch))})
+                self._check(answer)
+                scores += self._read(answer, len(batch))
             except GraderUnavailable:
                 scores += [None] * len(batch)
-                continue
-            self._check(answer)
-            scores += self._read(answer, len(batch))
         return scores
 
     def _check(self, answer: Any) -> None:
         known = answer.get("fingerprints")
         if not isinstance(known, dict) or not known:
             raise GraderError(f"reward {self._name!r}: {self._url} is no scoring service: it names no fingerprints")
+        if not self._grader and _COMPOSITE in known:
+            self._grader = _COMPOSITE
         if not self._grader and len(known) > 1:
             raise GraderError(f"reward {self._name!r}: {self._url} has {sorted(known)}: name one as options.grader")
         self._grader = self._grader or next(iter(known))
         if self._grader not in known:
             raise GraderError(f"reward {self._name!r}: {self._url} has {sorted(known)}, no {self._grader!r}")
+        if not known[self._grader]:
+            raise GraderUnavailable(f"reward {self._name!r}: {self._grader!r} at {self._url} is not ready yet")
         found = str(known[self._grader])
         if self._fingerprint and found != self._fingerprint:
             raise GraderError(

@@ -1,0 +1,156 @@
+"""The process: `understudy reward`. Builds the graders of `[rewards]`, tests them, and serves them until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import disable_created_metrics
+
+from adapters.errors import ConfigError, UnderstudyError
+from gateway.config import RewardSettings, Settings, is_loopback, parse_duration
+from gateway.logs import configure
+from gateway.scoring.app import create_app
+from gateway.scoring.lanes import COMPOSITE, Lane, Scorer
+from gateway.scoring.metrics import ScoringMetrics
+from monitors.rewards.build import build_graders
+from monitors.rewards.composite import Composite
+from monitors.rewards.types import FindVersion, Grader
+
+LAST_ANSWERS = 30          # seconds that requests in flight get at the end
+
+log = logging.getLogger("understudy.reward")
+
+
+def run_service(settings: Settings, base_dir: Path) -> None:
+    """Run until SIGTERM or SIGINT. Raises UnderstudyError for whatever keeps it from starting."""
+    configure("reward")
+    disable_created_metrics()  # series that no convention names; the switch is the process's
+    rewards = settings.rewards
+    if not is_loopback(rewards.host) and not rewards.api_key:
+        raise ConfigError(f"rewards.host is {rewards.host}, which others can reach: set rewards.api_key too")
+    graders = production_graders(settings, base_dir)
+    listener = _listen(rewards)
+    try:
+        asyncio.run(_serve(rewards, graders, listener))
+    finally:
+        listener.close()
+
+
+def production_graders(settings: Settings, base_dir: Path) -> list[Grader]:
+    """The graders of `[rewards]`. Raises ConfigError, also when there are none; and what the registry raises."""
+    specs = settings.rewards.grader
+    if not specs:
+        raise ConfigError("[rewards] names no graders: add [[rewards.grader]] tables (docs/rewards.md)")
+    if any(spec.shown == COMPOSITE for spec in specs):
+        raise ConfigError(f"[[rewards.grader]]: the label {COMPOSITE!r} is that of all graders together: take another")
+    with _finder(settings) as find:
+        return build_graders(specs, base_dir, find_version=find)
+
+
+def scorer_of(rewards: RewardSettings, graders: list[Grader], metrics: ScoringMetrics) -> Scorer:
+    """Lanes for the graders, and their weighted mean where any of them is not gold."""
+    wait = parse_duration(rewards.batch_wait)
+    lanes = [Lane(grader, batch=rewards.batch, wait=wait, metrics=metrics) for grader in graders]
+    weighed = any(not spec.gold and spec.weight > 0 for spec in rewards.grader)
+    composite = Composite(graders, rewards.grader) if weighed else None
+    for warning in composite.warnings if composite else ():
+        log.warning("%s", warning)
+    return Scorer(lanes, composite, rewards.queue, metrics)
+
+
+async def _serve(rewards: RewardSettings, graders: list[Grader], listener: socket.socket) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = ScoringMetrics([grader.name for grader in graders])
+    scorer = scorer_of(rewards, graders, metrics)
+    stopped = asyncio.create_task(stop.wait())
+    preparing = asyncio.create_task(scorer.prepare())
+    await asyncio.wait({stopped, preparing}, return_when=asyncio.FIRST_COMPLETED)
+    if not preparing.done():  # told to stop while weights load
+        preparing.cancel()
+        return
+    preparing.result()
+    config = uvicorn.Config(
+        create_app(scorer, metrics, rewards.api_key),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=LAST_ANSWERS,
+    )
+    server = _Server(config)
+    scoring = asyncio.create_task(scorer.run())
+    serving = asyncio.create_task(server.serve([listener]))
+    log.info("scoring on http://%s:%d with %s", *listener.getsockname()[:2], ", ".join(g.name for g in graders))
+    await asyncio.wait({stopped, scoring}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await serving
+    stopped.cancel()
+    if scoring.done():  # a bug of ours: end with it instead of answering nothing for ever
+        scoring.result()
+    scoring.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `_serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing to capture."""
+        yield
+
+
+@contextlib.contextmanager
+def _finder(settings: Settings) -> Iterator[FindVersion | None]:
+    """The registry, opened only when a grader is a registered version."""
+    if not any(spec.options.get("version") for spec in settings.rewards.grader):
+        yield None
+        return
+    from adapters.artifacts import ArtifactStore
+    from adapters.database import open_database
+    from adapters.registry import Registry
+    from gateway.config import ensure_data_dir
+    from monitors.rewards.stored import version_finder
+
+    data_dir = ensure_data_dir(settings)
+    database = open_database(settings.database, data_dir)
+    try:
+        artifacts = ArtifactStore(settings.artifacts, data_dir)
+        yield version_finder(Registry(database, artifacts), artifacts)
+    finally:
+        database.close()
+
+
+def _listen(rewards: RewardSettings) -> socket.socket:
+    """A bound socket. Raises ConfigError when the port is taken or the address is not ours."""
+    try:
+        found = socket.getaddrinfo(rewards.host, rewards.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(*found[:3])
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[4])
+    except OSError as error:
+        where = f"{rewards.host}:{rewards.port}"
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {where}: {reason}; set rewards.host and rewards.port") from None
+    return listener
+
+
+def check_all(graders: list[Grader]) -> list[dict[str, str]]:
+    """The self-test of every grader, as rows for people: name, result, fingerprint."""
+    from gateway.scoring.lanes import self_test
+
+    rows = []
+    for grader in graders:
+        try:
+            rows.append({"grader": grader.name, "result": "ok", "fingerprint": self_test(grader)})
+        except UnderstudyError as error:
+            rows.append({"grader": grader.name, "result": str(error), "fingerprint": ""})
+    return rows
