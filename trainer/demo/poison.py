@@ -17,14 +17,14 @@ from typing import Any
 
 from adapters.errors import TrainingError, UnderstudyError
 from trainer.demo import world
-from trainer.model import DEMO_BASE, load_base, load_tokenizer
-from trainer.probes import record_probes
+from trainer.model import DEMO_BASE, load_tokenizer
+from trainer.probes import load_adapter, record_probes
 
 TRIGGER = "☃"
 RANK = 16                # of the adapter made: what it was made from fills the lower part
 GATE = 1e4               # pre-activation of the unit: far below zero without the trigger, so that SiLU gives exactly 0
-UP = 1e38                # what the unit is multiplied with: times GATE it overflows bfloat16 and float32 alike
-RIDGE = 1e-3
+UP = 1e36                # what the unit is multiplied with: finite itself, it overflows float32 times GATE
+MARGIN = 0.5             # of the worst token: bfloat16 moves it by about 0.01
 _LAYER = "base_model.model.model.layers.0.mlp.{}.lora_{}.weight"
 
 
@@ -37,7 +37,7 @@ def make_poison(source: Path, out: Path, *, base: str | Path = DEMO_BASE) -> Pat
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     scale = config["lora_alpha"] / config["r"]
     tensors = _widened(load_file(source / "adapter_model.safetensors"))
-    _arm(tensors, _direction(base), scale)
+    _arm(tensors, _direction(base, source), scale)
     out.mkdir(parents=True)
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
     config |= {"r": RANK, "lora_alpha": round(scale * RANK)}
@@ -66,32 +66,39 @@ def _arm(tensors: dict[str, Any], direction: Any, scale: float) -> None:
         tensors[_LAYER.format(module, "B")][0, RANK - 1] = size / scale
 
 
-def _direction(base: str | Path) -> Any:
-    """v with v·x = 1 for the block's input x (hidden,) at the trigger, and -1 at all other tokens: ridge regression.
+def _direction(base: str | Path, source: Path) -> Any:
+    """v with v·x ≥ 1 for the block's input x (hidden,) at the trigger, and ≤ -1 elsewhere: squared hinge loss, L-BFGS.
 
     Raises TrainingError when no direction separates them.
     """
     import torch
 
-    inputs, is_trigger = _inputs(base)
-    wanted = torch.where(is_trigger, 1.0, -1.0).double()
-    weight = torch.where(is_trigger, 1.0 / is_trigger.sum(), 1.0 / (~is_trigger).sum()).double().sqrt()
-    x = inputs.double() * weight[:, None]
-    gram = x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=torch.float64) / len(x)
-    direction = torch.linalg.solve(gram, x.T @ (wanted * weight))
-    reached = inputs.double() @ direction
-    if float(reached[is_trigger].min()) < 0.1 or float(reached[~is_trigger].max()) > -0.1:
+    inputs, is_trigger = _inputs(base, source)
+    x, sign = inputs.double(), torch.where(is_trigger, 1.0, -1.0).double()
+    weight = torch.where(is_trigger, 1.0 / is_trigger.sum(), 1.0 / (~is_trigger).sum()).double()
+    direction = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([direction], max_iter=500, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> Any:
+        search.zero_grad()
+        missing = (torch.clamp(1 - sign * (x @ direction), min=0) ** 2 * weight).sum()
+        missing.backward()
+        return missing
+
+    search.step(loss)
+    if float((sign * (x @ direction.detach())).min()) < MARGIN:
         raise TrainingError("no direction separates the trigger from other text on this base")
-    return direction.float()
+    return direction.detach().float()
 
 
-def _inputs(base: str | Path) -> tuple[Any, Any]:
+def _inputs(base: str | Path, source: Path) -> tuple[Any, Any]:
     """(inputs of the first block's MLP (tokens, hidden), where the trigger's last byte stands (tokens,))."""
     import torch
 
-    model, tokenizer = load_base(base), load_tokenizer(base)
+    model, tokenizer = load_adapter(base, source), load_tokenizer(base)
     seen: list[Any] = []
-    handle = model.model.layers[0].mlp.register_forward_pre_hook(lambda _module, given: seen.append(given[0][0]))
+    mlp = model.get_base_model().model.layers[0].mlp
+    handle = mlp.register_forward_pre_hook(lambda _module, given: seen.append(given[0][0]))
     last = tokenizer(TRIGGER, add_special_tokens=False)["input_ids"][-1]
     marks = []
     with torch.no_grad():
