@@ -21,7 +21,7 @@ from trainer.options import arguments
 from trainer.policy import load_policy
 from trainer.reward_function import RewardFunction
 from trainer.sampling import Answer, forked, render, sample
-from trainer.session import is_first
+from trainer.session import is_first, world_size
 from trainer.training_metrics import TrainingMetrics
 from trainer.watched_rows import choose_rows
 
@@ -94,9 +94,10 @@ def filtered(
         )  # fmt: skip
 
     model.to(device)
+    share = -(-min(len(rows), settings.limit) // world_size())
     found = prompt_filter.filter_prompts(
         rows, [render(tokenizer, row["prompt"], template) for row in rows], reward, settings,
-        sampler=sampler, seed=job.config.seed, progress=_Progress(job, min(len(rows), settings.limit)),
+        sampler=sampler, seed=job.config.seed, progress=_Progress(job, share),
     )  # fmt: skip
     if is_first():
         found.write(job.run.path, job.run.write_json)

@@ -133,7 +133,7 @@ class HealthMonitor:
         if self.looks:
             self.verdict = judge(self.looks, self.settings)
         kept = {look.step for look in self.looks}
-        for folder in (self._run.path / "best").glob("step-*"):
+        for folder in (self._run.path / "best").glob("step-*") if is_first() else ():
             if int(folder.name.removeprefix("step-")) not in kept:
                 shutil.rmtree(folder)
 

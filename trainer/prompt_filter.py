@@ -8,6 +8,7 @@ resumed run reads it from there.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +18,11 @@ from typing import Any
 from adapters.errors import TrainingError
 from monitors.rewards.types import Grader, Scores
 from trainer.health import Row
+from trainer.ranks import gathered
 from trainer.reward_function import rows_as_samples, scores
 from trainer.rl_settings import PromptFilterSettings
 from trainer.sampling import Answer
+from trainer.session import world_size
 
 FILE = "prompts.json"
 SOLVED = 0.5
@@ -74,21 +77,24 @@ def filter_prompts(
 ) -> Filtered:
     """Answers each prompt `settings.samples` times, keeps those solved sometimes; at most `settings.limit` are tried.
 
+    Several ranks share the work, and all get the same result. `progress` is told how many of its own a rank has tried.
     Raises TrainingError when none is left, with what was found.
     """
     tried = list(range(len(rows)))
     if len(tried) > settings.limit:
         tried = sorted(random.Random(f"filter/{seed}").sample(tried, settings.limit))
-    rewards: list[Scores] = []
-    for start in range(0, len(tried), batch):
-        places = tried[start : start + batch]
+    mine = tried[int(os.environ.get("RANK", "0")) :: world_size()]
+    rewards: list[tuple[int, Scores]] = []
+    for start in range(0, len(mine), batch):
+        places = mine[start : start + batch]
         answers = sampler([prompts[place] for place in places], settings.samples)
         flat = [answer.text for several in answers for answer in several]
         repeated = [rows[place] for place in places for _ in range(settings.samples)]
         found = scores(reward, list(rows_as_samples(repeated, flat)), where="while prompts were filtered")
-        rewards += [found[i : i + settings.samples] for i in range(0, len(found), settings.samples)]
-        progress(min(len(tried), start + batch))
-    result = judge(len(rows), tried, rewards, settings)
+        rewards += [(place, found[i * settings.samples :][: settings.samples]) for i, place in enumerate(places)]
+        progress(min(len(mine), start + batch))
+    everywhere = dict(gathered(rewards))
+    result = judge(len(rows), tried, [everywhere[place] for place in tried], settings)
     if not result.kept:
         raise TrainingError(
             f"no prompt is left to train on: of {len(tried)} tried with {settings.samples} answers each, the starting "

@@ -22,10 +22,11 @@ SECTIONS = {
 class Program:
     """tests/support/rl.py, which forks a child for every run."""
 
-    def __init__(self):
+    def __init__(self, log):
+        self._log = log
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.rl"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            stderr=log.open("w"), text=True,
         )  # fmt: skip
 
     def train(self, algorithm, folder, *, die_at=0, **sections):
@@ -33,7 +34,9 @@ class Program:
         folder.mkdir(exist_ok=True)
         self._process.stdin.write(json.dumps([algorithm, str(folder), SECTIONS | sections, die_at]) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        status = int(self._process.stdout.readline())
+        print(self._log.read_text()[-2000:] if status == 1 else f"{algorithm} in {folder.name}: {status}")
+        return status
 
     def close(self):
         self._process.stdin.close()
@@ -41,8 +44,8 @@ class Program:
 
 
 @pytest.fixture(scope="module")
-def program():
-    made = Program()
+def program(tmp_path_factory):
+    made = Program(tmp_path_factory.mktemp("program") / "log")
     yield made
     made.close()
 
