@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from adapters.settings import Section
 
+LABEL = r"^([A-Za-z0-9][A-Za-z0-9_.:-]{0,49})?$"     # also a metric's label value
+
 
 class RewardSpec(Section):
     """One grader: which, how much it counts, and its options (docs/rewards.md)."""
@@ -17,7 +19,7 @@ class RewardSpec(Section):
         description='"exact", "number", "regex", "json_schema", "code", "length", "reward_model", "judge", '
         '"ensemble", or "module:function"'
     )
-    label: str = Field("", max_length=64, description="its name in metrics and reports; empty = name")
+    label: str = Field("", pattern=LABEL, description="its name in metrics and reports; empty = name")
     weight: float = Field(1.0, ge=0, description="its share of the sum, before normalising")
     gold: bool = Field(False, description="only measured, never trained on")
     required: bool = Field(True, description="a sample without this score has no reward at all")
