@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.errors import ConfigError, EngineUnavailable
+from gateway.cli_rollout_simulate import simulate_command
 from gateway.cli_support import (
     ConfigFile,
     Context,
@@ -225,3 +226,6 @@ def _watch(context: Context, store: RolloutStore, route: str | None) -> None:
             raise ConfigError(f"name the route to watch: {', '.join(routes) or 'no rollout is open'}")
         route = routes[0]
     watch(store, route, context.settings.data_dir / "incidents")
+
+
+rollout_app.command("simulate")(simulate_command)

@@ -24,7 +24,7 @@ _BAR = 20          # characters
 
 def render(body: dict[str, Any]) -> None:
     """Print one rollout, as listing.as_json makes it."""
-    Console(highlight=False).print(view(body))
+    Console(highlight=False).print(view(body), crop=False)
 
 
 def watch(store: RolloutStore, route: str, incidents: Path) -> None:
@@ -55,7 +55,7 @@ def _head(body: dict[str, Any]) -> Iterator[RenderableType]:
                + (f", units {units['candidate']} / {units['stable']}" if units else ""))
     yield Text((body["hold"] or {}).get("reason") or body["reason"])
     if body["incident"]:
-        yield Text(f"report: {body['incident']}")
+        yield Text(f"report: {body['incident']}", no_wrap=True, overflow="ignore")
 
 
 def _harm(body: dict[str, Any]) -> Iterator[RenderableType]:
@@ -78,11 +78,13 @@ def _effects(body: dict[str, Any]) -> Iterator[RenderableType]:
     shown = [f for f in analysis["findings"] if f["effect"] is not None]
     if not shown:
         return
-    table = Table("effect", "test", "candidate - stable", "interval", "tolerated", "verdict", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("candidate - stable", "effect", "interval", "tolerated", "verdict"):
+        table.add_column(name, no_wrap=True)
     for f in shown:
         interval = Text(f"[{_number(f['lower'])}, {_number(f['upper'])}]")
         cells = (_number(f["effect"]), interval, _number(f["tolerated"]))
-        table.add_row(f["metric"], f["test"], *cells, f["verdict"])
+        table.add_row(f["metric"], *cells, f["verdict"])
     yield table
 
 
