@@ -135,7 +135,7 @@ def _train(
         stack.callback(metrics.close)
         callback = HealthCallback(monitor, metrics)
         trainer = make_trainer(
-            job, options, callback, model=model, reward_funcs=function, peft_config=lora, processing_class=tokenizer,
+            job, options, model=model, reward_funcs=function, peft_config=lora, processing_class=tokenizer,
             train_dataset=Dataset.from_list([dict(row) for row in rows]), callbacks=[callback, *callbacks(job)],
         )  # fmt: skip
         if watched.reference and "ref" not in trainer.model.peft_config:

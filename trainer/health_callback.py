@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from trainer.health import STATE, HealthMonitor, say
 from trainer.ranks import shared
@@ -24,7 +24,6 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]  # transformers has
 
     def __init__(self, monitor: HealthMonitor, metrics: TrainingMetrics | None = None) -> None:
         self.monitor = monitor
-        self.pending: dict[str, float] = {}
         self._metrics = metrics
         self._trainer: Any = None
 
@@ -70,7 +69,11 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]  # transformers has
         if not is_first():
             control.should_training_stop |= status == "collapsed" and self.monitor.settings.on_collapse == "stop"
             return
-        self.pending = {f"held_out/{name}": value for name, value in self.monitor.values.items()}
+        # Past TRL's own log(), which would empty its collected metrics in the middle of a step; and a log is no reason
+        # to leave out the one that is due.
+        due = control.should_log
+        Trainer.log(self._trainer, {f"held_out/{name}": value for name, value in self.monitor.values.items()})
+        control.should_log = due
         if self._metrics is not None:
             self._metrics.looked(self.monitor.values)
         if status == "suspect":

@@ -1,7 +1,7 @@
-"""TRL's GRPO and RLOO trainers with the three things they lack here.
+"""TRL's GRPO and RLOO trainers with the two things they lack here.
 
-Numbers of the health monitor in every log (so `report_to` gets them); checkpoints without TRL's copy of the reference
-adapter, which would keep transformers from restoring the trained one; and completions from an engine, for RLOO too.
+Checkpoints without TRL's copy of the reference adapter, which would keep transformers from restoring the trained one;
+and completions from an engine, for RLOO too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from adapters.errors import TrainingError
 from trainer.completions import EngineSampler, GapAlarm
-from trainer.health_callback import HealthCallback, save_adapter
+from trainer.health_callback import save_adapter
 from trainer.job import Job
 from trainer.sampling import Answer, logprob_gap, render
 from trainer.session import is_first
@@ -96,7 +96,7 @@ class EngineCompletions:
         save_adapter(self._trainer, folder)
 
 
-def make_trainer(job: Job, options: Any, health: HealthCallback, **keywords: Any) -> Any:
+def make_trainer(job: Job, options: Any, **keywords: Any) -> Any:
     """TRL's trainer of `job.algorithm`; its `engine` is EngineCompletions or None. Raises what TRL raises."""
     import trl
 
@@ -104,21 +104,15 @@ def make_trainer(job: Job, options: Any, health: HealthCallback, **keywords: Any
     kind = trl.GRPOTrainer if job.algorithm == "grpo" else trl.RLOOTrainer
     if engine is not None and job.algorithm == "grpo":
         keywords["rollout_func"] = engine.rollout
-    trainer = _extended(kind, health, engine)(args=options, **keywords)
+    trainer = _extended(kind, engine)(args=options, **keywords)
     trainer.remove_callback(_printer())
     trainer.engine = engine
     return trainer
 
 
-def _extended(kind: Any, health: HealthCallback, engine: EngineCompletions | None) -> Any:
+def _extended(kind: Any, engine: EngineCompletions | None) -> Any:
     class Extended(kind):  # type: ignore[misc]  # TRL has no types
         """See the module's docstring."""
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            """With the newest look's numbers, once."""
-            logs.update(health.pending)
-            health.pending = {}
-            super().log(logs, start_time)
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
             super()._save(output_dir, state_dict)

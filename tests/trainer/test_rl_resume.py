@@ -68,17 +68,19 @@ def numbers(folder):
     ]
 
 
-@pytest.fixture(scope="module", params=["grpo", "rloo"])
-def whole(request, program, tmp_path_factory):
-    """(algorithm, folder of a run that nothing interrupted)."""
-    folder = tmp_path_factory.mktemp(request.param)
-    assert program.train(request.param, folder) == 0
-    return request.param, folder
+@pytest.fixture(scope="module")
+def whole(program, tmp_path_factory):
+    """Folders of runs that nothing interrupted, by algorithm."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("grpo", "rloo")}
+    for algorithm, folder in folders.items():
+        assert program.train(algorithm, folder) == 0
+    return folders
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_uninterrupted(program, whole, tmp_path):
-    algorithm, expected = whole
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_killed_and_resumed_is_uninterrupted(program, whole, tmp_path, algorithm):
+    expected = whole[algorithm]
     folder = tmp_path / "killed"
     assert program.train(algorithm, folder, die_at=5) == -9
     torn = folder / "run" / "checkpoints" / "checkpoint-4" / "optimizer.pt"
@@ -94,27 +96,21 @@ def test_killed_and_resumed_is_uninterrupted(program, whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_before_its_first_checkpoint_it_begins_anew(program, whole, tmp_path):
-    algorithm, expected = whole
-    if algorithm == "rloo":
-        pytest.skip("the same code as for grpo")
     folder = tmp_path / "killed"
-    assert program.train(algorithm, folder, die_at=1) == -9
-    assert program.train(algorithm, folder) == 0
-    assert digest(folder) == digest(expected)
-    assert numbers(folder) == numbers(expected)
+    assert program.train("grpo", folder, die_at=1) == -9
+    assert program.train("grpo", folder) == 0
+    assert digest(folder) == digest(whole["grpo"])
+    assert numbers(folder) == numbers(whole["grpo"])
 
 
 @pytest.mark.slow
 def test_a_continued_adapter_keeps_its_reference_when_resumed(program, whole, tmp_path):
-    algorithm, start = whole
-    if algorithm == "rloo":
-        pytest.skip("the same code as for grpo")
-    start_from = {"init_from": str(start / "run" / "last")}
+    start_from = {"init_from": str(whole["grpo"] / "run" / "last")}
     expected, folder = tmp_path / "whole", tmp_path / "killed"
-    assert program.train(algorithm, expected, **start_from) == 0
-    assert program.train(algorithm, folder, die_at=5, **start_from) == -9
+    assert program.train("grpo", expected, **start_from) == 0
+    assert program.train("grpo", folder, die_at=5, **start_from) == -9
     assert not list((folder / "run" / "checkpoints").glob("checkpoint-*/ref"))
-    assert program.train(algorithm, folder, **start_from) == 0
+    assert program.train("grpo", folder, **start_from) == 0
     assert digest(folder) == digest(expected)
     assert numbers(folder) == numbers(expected)
     shutil.rmtree(folder)
