@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from adapters.artifacts import ArtifactStore
     from adapters.database import Database
+    from adapters.evaluation_store import Evaluation
     from adapters.registry import Registry
     from trainer.evaluate import Evaluated
     from trainer.evaluation.answers import Answering
@@ -32,51 +33,61 @@ def eval_command(  # noqa: PLR0917 - the options of a command
     local: Annotated[bool, typer.Option("--local", help="transformers on this machine instead of the gateway")] = False,
     against: Annotated[str, typer.Option(metavar="VERSION", help="compare with its stored evaluation")] = "",
     failures: Annotated[Path | None, typer.Option(metavar="FILE", help="write failing rows, as JSONL")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="show the slices in this training run's report")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="requests at once")] = 8,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget answers of an interrupted evaluation")] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="understudy.toml")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Run a suite against VERSION through the gateway, as it serves; store and show what each slice measured."""
+    from adapters.errors import ConfigError
+    from trainer.evaluation.comparison import compare
     from trainer.evaluation.show import print_comparison, print_evaluation
     from trainer.installation import load_installation, open_database_of
     from trainer.suite import load_suite
 
+    if run_dir is not None and not (run_dir / "run.json").is_file():
+        raise ConfigError(f"--run {run_dir} is no run directory: it has no run.json")
     suite = load_suite(suite_file)
     installation = load_installation(config)
     with open_database_of(installation) as database:
-        name, found, compared = _run(
+        found, stable = _run(
             installation, database, suite, version, local=local, against=against, concurrency=concurrency, fresh=fresh
         )
+    name = found.evaluation.version
+    compared = compare(found.evaluation.body, stable.body) if stable else None
     path = _write_file(installation.data_dir / "evaluations", found)
     if failures is not None:
         from trainer.evaluation.failures import write_counterexamples
 
         every = [one for answers in found.judged.values() for one in answers]
         typer.echo(f"{write_counterexamples(failures, every)} failing answers in {failures}", err=True)
+    if run_dir is not None:
+        _add_to_report(run_dir, found, stable)
     if as_json:
         facts = {"version": name, "suite_digest": found.evaluation.suite_digest, "file": str(path)}
         shown = {**facts, **found.evaluation.body, "comparison": compared and asdict(compared)}
         typer.echo(json.dumps(shown, indent=2))
         return
     print_evaluation(found.evaluation)
-    if compared:
-        print_comparison(compared, name, against)
+    if compared and stable:
+        print_comparison(compared, name, stable.version)
     typer.echo(f"stored; texts are in {path}", err=True)
 
 
 def _run(
     installation: Installation, database: Database, suite: Suite, version: str, *,
     local: bool, against: str, concurrency: int, fresh: bool,
-) -> Any:  # fmt: skip
-    """(the version's full name, Evaluated, Comparison or None); stored. Everything is checked before it is asked."""
+) -> tuple[Evaluated, Evaluation | None]:  # fmt: skip
+    """What was found, stored, and stable's evaluation. Everything that can be wrong is looked at before asking."""
     from adapters.artifacts import ArtifactStore
     from adapters.errors import NotFound
     from adapters.evaluation_store import EvaluationStore
     from adapters.registry import Registry
     from monitors.rewards.stored import version_finder
-    from trainer.evaluate import evaluate
-    from trainer.evaluation.comparison import compare
+    from trainer.evaluate import Evaluated, evaluate
     from trainer.evaluation.grading import Grading
 
     artifacts = ArtifactStore(installation.artifacts, installation.data_dir)
@@ -100,8 +111,7 @@ def _run(
     with opened as it, _progress() as (progress, say):
         source = "local" if local else "gateway"
         found = evaluate(suite, grading, it, version=name, source=source, kept=kept, progress=progress, say=say)
-    found = type(found)(store.add(found.evaluation), found.judged)
-    return name, found, compare(found.evaluation.body, stable.body) if stable else None
+    return Evaluated(store.add(found.evaluation), found.judged), stable
 
 
 def resolve_version(installation: Installation, registry: Registry, version: str) -> tuple[str, str]:
@@ -164,6 +174,20 @@ def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[str], No
                 typer.echo(text, err=True)
 
         yield lambda done, total: bar.update(task, completed=done, total=total), say
+
+
+def _add_to_report(run_dir: Path, found: Evaluated, stable: Evaluation | None) -> None:
+    """Keep both evaluations in the run directory and write its report anew. Raises TrainingError."""
+    from trainer.report import SAVED, write_report
+
+    for name, evaluation in (("after", found.evaluation), ("before", stable)):
+        path = run_dir / SAVED / f"{name}.json"
+        if evaluation is None:
+            path.unlink(missing_ok=True)
+            continue
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"version": evaluation.version, **evaluation.body}), encoding="utf-8")
+    typer.echo(f"the run's report is {write_report(run_dir)}", err=True)
 
 
 def _write_file(folder: Path, found: Evaluated) -> Path:

@@ -34,15 +34,19 @@ def test_from_a_local_evaluation_to_a_passed_gate(demo_config, tmp_path, made):
     refused = command(demo_config, "gate", version)
     assert refused.exit_code == 3 and "neither version was evaluated" in refused.stdout
     good(command(demo_config, "eval", "base", "--suite", suite, "--local"))
-    failures = tmp_path / "failures.jsonl"
+    failures, a_run = tmp_path / "failures.jsonl", tmp_path / "run"
+    a_run.mkdir()
+    (a_run / "run.json").write_text("{}")
     run = command(
-        demo_config, "eval", version, "--suite", suite, "--local", "--against", "base", "--failures", failures, "--json"
-    )
+        demo_config, "eval", version, "--suite", suite, "--local", "--against", "base", "--failures", failures, "--json",
+        "--run", a_run,
+    )  # fmt: skip
     found = json.loads(good(run))
     assert found["north_star"]["value"] > 0.55 and found["comparison"]["north_star"]["interval"][0] > 0.1
     assert found["slices"]["add"]["ece"]["upper"] < 1 and found["slices"]["add"]["k"] == 2
     rows = [json.loads(line) for line in failures.read_text().splitlines()]
     assert rows and all(row["label"] is False and row["answer"] for row in rows)
+    assert "reverse: " in (a_run / "report.html").read_text() and version in (a_run / "report.html").read_text()
     stored = json.loads(Path(found["file"]).read_text())
     assert len(stored["answers"]) == 300 and stored["answers"][0]["text"]
     passed = command(demo_config, "gate", version)
@@ -87,6 +91,7 @@ def test_what_eval_refuses_before_anything_is_asked(cli, pushed, tmp_path):
     assert "has not been evaluated" in failed(cli("eval", pushed[0], "--suite", suite, "--against", pushed[1]))
     assert "does not exist" in failed(cli("eval", pushed[0], "--suite", tmp_path / "none.toml"))
     assert "operator.token cannot be read: start the controller" in failed(cli("eval", pushed[0], "--suite", suite))
+    assert "is no run directory" in failed(cli("eval", pushed[0], "--suite", suite, "--run", tmp_path))
     assert cli("eval", pushed[0]).exit_code == 2
 
 
