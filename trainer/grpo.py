@@ -22,7 +22,7 @@ from trainer.policy import load_policy
 from trainer.reward_function import RewardFunction
 from trainer.sampling import Answer, forked, render, sample
 from trainer.session import is_first, world_size
-from trainer.training_metrics import TrainingMetrics
+from trainer.training_metrics import metrics_of
 from trainer.watched_rows import choose_rows
 
 
@@ -131,7 +131,7 @@ def _train(
     function = RewardFunction(watched.reward, health, num_generations=options.num_generations)
     monitor = HealthMonitor(watched, health, job.run, tokenizer, seed=job.config.seed, function=function)
     with ExitStack() as stack:
-        metrics = _metrics(job)
+        metrics = metrics_of(job)
         stack.callback(metrics.close)
         callback = HealthCallback(monitor, metrics)
         trainer = make_trainer(
@@ -150,11 +150,6 @@ def _train(
         last = job.run.path / "last"
         save_adapter(trainer, last)
         return monitor.outcome(last, trainer.state.global_step)
-
-
-def _metrics(job: Job) -> TrainingMetrics:
-    port = job.config.health.metrics_port if is_first() else 0
-    return TrainingMetrics(job.run.path, run=job.run.name, algorithm=job.algorithm, port=port)
 
 
 def add_reference(model: Any) -> None:

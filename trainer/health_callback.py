@@ -58,6 +58,11 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]  # transformers has
             (checkpoint / STATE).write_text(json.dumps(self.monitor.state()), encoding="utf-8")
             self._drop_kept(Path(args.output_dir))
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stops serving metrics; their file stays."""
+        if self._metrics is not None:
+            self._metrics.close()
+
     def _look(self, step: int, control: Any) -> None:
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         before = self.monitor.collapse

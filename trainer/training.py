@@ -11,9 +11,11 @@ from typing import Any
 from adapters.errors import ConfigError
 from monitors.rewards.build import build_graders, prepare
 from monitors.rewards.composite import Composite
+from trainer.graders import stored_version
 from trainer.health import HealthMonitor, Proxy, Watched
 from trainer.job import Job, Outcome
 from trainer.session import is_first
+from trainer.training_metrics import metrics_of
 
 
 def fit(job: Job, trainer: Any, monitor: Any = None) -> Outcome:
@@ -28,7 +30,7 @@ def fit(job: Job, trainer: Any, monitor: Any = None) -> Outcome:
 
     trainer.remove_callback(PrinterCallback)
     if monitor is not None:
-        health = HealthCallback(monitor)
+        health = HealthCallback(monitor, metrics_of(job))
         health.attach(trainer)
         trainer.add_callback(health)  # before the one that marks checkpoints whole
         if job.resume_from is not None:
@@ -56,7 +58,7 @@ def gold_monitor(job: Job, tokenizer: Any, proxy: Proxy | None = None) -> Health
     rows = [encoded.row.data for encoded in job.dataset.held_out if "prompt" in encoded.row.data]
     if not rows:
         raise ConfigError("gold graders look at held-out prompts: give data.eval, rows with prompt (and answer, …)")
-    graders = build_graders(specs, job.folder)
+    graders = build_graders(specs, job.folder, find_version=stored_version(job.installation))
     prepare(graders)
     watched = Watched(
         rows[: job.config.health.prompts], proxy, Composite(graders, specs, "gold"),

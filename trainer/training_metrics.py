@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server, write
 
 from adapters.errors import ConfigError
 from monitors import conventions as c
+from trainer.job import Job
+from trainer.session import is_first
 
 FILE = "metrics.prom"
 
@@ -34,6 +36,12 @@ LOOKED: Mapping[str, c.Metric] = {
     "completion_tokens": c.TRAINING_TOKENS,
 }
 """A look's name → its metric; what the training batch has shown already is not overwritten."""
+
+
+def metrics_of(job: Job) -> TrainingMetrics:
+    """Those of one run; only its first process serves them. Raises ConfigError."""
+    port = job.config.health.metrics_port if is_first() else 0
+    return TrainingMetrics(job.run.path, run=job.run.name, algorithm=job.algorithm, port=port)
 
 
 class TrainingMetrics:
@@ -72,6 +80,7 @@ class TrainingMetrics:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+            self._server = None
 
     def _set(self, metric: c.Metric, value: float) -> None:
         gauge = self._gauges.get(metric.name)
