@@ -109,7 +109,16 @@ class Rollouts:
             if known is None:
                 self.watched[number] = Watched(course, self.stores.evidence, self.stores.sums, self.monotonic)
             else:
-                known.replaced(course)
+                self._changed(known, course)
+
+    def _changed(self, watched: Watched, course: Course) -> None:
+        """An operator, or an alert, changed the row."""
+        before, now = watched.course.rollout, course.rollout
+        watched.replaced(course)
+        if self.metrics:
+            self.metrics.show(watched)
+            if now.phase is Phase.ROLLED_BACK and before.phase is not now.phase:
+                self.metrics.rolled_back(now.route, "operator")
 
     async def tick(self, rollouts: Iterable[Rollout], routes: Iterable[Route]) -> bool:
         """Look at every rollout once. True when a row changed. Raises DatabaseError, Conflict (somebody else leads)."""
