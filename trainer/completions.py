@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from adapters.errors import EngineRefused, EngineUnavailable, TrainingError
 from trainer.engine_client import Engine
+from trainer.job import Job
 from trainer.ranks import barrier, shared
 from trainer.rl_settings import CompletionsSettings
 from trainer.sampling import Answer
@@ -78,9 +80,12 @@ class EngineSampler:
         seed: int,
         **options: Any,
     ) -> list[list[Answer]]:
-        """`samples` answers to each prompt (token ids) with their logprobs. `options`: top_p and others of vLLM's."""
+        """`samples` answers to each prompt (token ids) with their logprobs; the base's before the first `sync`.
+
+        `options`: top_p and others of vLLM's.
+        """
         body = {
-            "model": self.loaded, "prompt": [list(prompt) for prompt in prompts], "n": samples,
+            "model": self.loaded or self.engine.base(), "prompt": [list(prompt) for prompt in prompts], "n": samples,
             "max_tokens": max_tokens, "temperature": temperature, "seed": seed, "top_p": 1.0, "top_k": 0,
             "logprobs": 0, "return_token_ids": True, "add_special_tokens": False, "skip_special_tokens": True,
         }  # fmt: skip
@@ -136,6 +141,23 @@ def _answer(choice: Mapping[str, Any], prompt: Sequence[int], url: str) -> Answe
     if not ids or len(ids) != len(logprobs):
         raise EngineUnavailable(f"{url} gave {len(ids)} tokens with {len(logprobs)} logprobs")
     return Answer(tuple(prompt), ids, text, logprobs)
+
+
+@contextmanager
+def starting_policy(job: Job) -> Iterator[EngineSampler]:
+    """The engine with what the run starts from: the adapter of init_from, or its own base."""
+
+    def copy(folder: Path) -> None:
+        if is_first() and job.init_from is not None:
+            shutil.copytree(job.init_from, folder)
+
+    sampler = EngineSampler(job.config.completions, job.run.name, job.run.path, copy)
+    try:
+        if job.init_from is not None:
+            sampler.sync(0)
+        yield sampler
+    finally:
+        sampler.close()
 
 
 class GapAlarm:

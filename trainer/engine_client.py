@@ -35,10 +35,20 @@ class Engine:
 
     def models(self) -> dict[str, str]:
         """What is loaded: name → root (an adapter's folder as the engine sees it)."""
+        return {str(model["id"]): str(model.get("root", "")) for model in self._listed()}
+
+    def base(self) -> str:
+        """The name of the base under the adapters. Raises EngineUnavailable when there is none."""
+        names = [str(model["id"]) for model in self._listed() if model.get("parent") is None]
+        if not names:
+            raise EngineUnavailable(f"{self.url} lists no base: is it a vLLM?")
+        return names[0]
+
+    def _listed(self) -> list[dict[str, Any]]:
         body = self._json("GET", "/v1/models", None, 10.0)
         try:
-            return {str(model["id"]): str(model.get("root", "")) for model in body["data"]}
-        except (KeyError, TypeError, AttributeError):
+            return [{**model, "id": model["id"]} for model in body["data"]]
+        except (KeyError, TypeError):
             raise EngineUnavailable(f"{self.url} answers /v1/models with something else: is it a vLLM?") from None
 
     def load(self, name: str, folder: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from adapters.errors import ConfigError, TrainingError
 from monitors.rewards.composite import Composite
 from monitors.rewards.types import Grader
 from trainer import prompt_filter
+from trainer.completions import starting_policy
 from trainer.engine_client import check_engine
 from trainer.graders import build_rewards
 from trainer.health import HealthMonitor, Row, Watched, say
@@ -20,7 +21,7 @@ from trainer.model import load_tokenizer
 from trainer.options import arguments
 from trainer.policy import load_policy
 from trainer.reward_function import RewardFunction
-from trainer.sampling import Answer, forked, render, sample
+from trainer.sampling import forked, render, sample
 from trainer.session import is_first, world_size
 from trainer.training_metrics import metrics_of
 from trainer.watched_rows import choose_rows
@@ -85,24 +86,29 @@ def filtered(
         found = prompt_filter.from_json(job.run.read_json(file))
         return [rows[place] for place in found.kept]
     template = dict(options.chat_template_kwargs or {})
-    device = options.device
-
-    def sampler(prompts: Sequence[Sequence[int]], samples: int) -> list[list[Answer]]:
-        return sample(
-            model, tokenizer, prompts, max_tokens=options.max_completion_length, samples=samples,
-            temperature=options.temperature, seed=job.config.seed, batch=job.config.health.batch,
-        )  # fmt: skip
-
-    model.to(device)
     share = -(-min(len(rows), settings.limit) // world_size())
-    found = prompt_filter.filter_prompts(
-        rows, [render(tokenizer, row["prompt"], template) for row in rows], reward, settings,
-        sampler=sampler, seed=job.config.seed, progress=_Progress(job, share),
-    )  # fmt: skip
+    with _start_sampler(job, model, tokenizer, options) as sampler:
+        found = prompt_filter.filter_prompts(
+            rows, [render(tokenizer, row["prompt"], template) for row in rows], reward, settings,
+            sampler=sampler, seed=job.config.seed, progress=_Progress(job, share),
+        )  # fmt: skip
     if is_first():
         found.write(job.run.path, job.run.write_json)
         say(str(found))
     return [rows[place] for place in found.kept]
+
+
+@contextmanager
+def _start_sampler(job: Job, model: Any, tokenizer: Any, options: Any) -> Iterator[prompt_filter.Sampler]:
+    """Answers of the starting policy, from where the run's completions will come."""
+    how = {"max_tokens": options.max_completion_length, "temperature": options.temperature, "seed": job.config.seed}
+    if job.config.completions.source == "vllm":
+        with starting_policy(job) as engine:
+            yield lambda prompts, samples: engine.sample(prompts, samples=samples, **how)
+        return
+    model.to(options.device)
+    batch = job.config.health.batch
+    yield lambda prompts, samples: sample(model, tokenizer, prompts, samples=samples, batch=batch, **how)
 
 
 class _Progress:

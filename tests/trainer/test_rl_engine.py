@@ -31,7 +31,7 @@ def test_grpo_learns_from_the_engine_that_serves(real_engine, engine, tmp_path):
         patch.setattr(module.Engine, "load", load)
         job = rl.make_job(
             "grpo", tmp_path, completions=completions(real_engine.url), trainer={"max_steps": 20, "beta": 0.0},
-            held_out=40, health={"every": 10, "prompts": 32},
+            held_out=40, health={"every": 10, "prompts": 32}, prompt_filter={"samples": 4, "limit": 100},
         )  # fmt: skip
         outcome = rl.train(job)
     steps = [row for row in job.run.rows() if "health.logprob_gap" in row]
