@@ -39,6 +39,15 @@ def barrier() -> None:
         torch.distributed.barrier()
 
 
+def leave() -> None:
+    """End what the ranks have in common, once all are here: from now on each is alone."""
+    import torch
+
+    if _several():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _several() -> bool:
     import torch
 

@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 def train(plan: Plan, registry: Registry, *, resume: bool, say: Say) -> str:
-    """Train and publish; returns the version's name (on every rank: the first one's). Raises UnderstudyError."""
+    """Train and publish; returns the version's name ("" on other ranks than the first). Raises UnderstudyError."""
     job = plan.job
     with training_session(job.config.threads), _run_directory(plan, resume=resume) as finished:
         if finished is not None:
@@ -39,8 +39,10 @@ def train(plan: Plan, registry: Registry, *, resume: bool, say: Say) -> str:
                 say(f"going on from step {job.resume_from.name.rpartition('-')[2]}")
             _check_memory(job, say)
             outcome = import_module(MODULES[job.algorithm]).run(job)
-            name = _publish(job, outcome, registry, plan.bases) if is_first() else ""
-            return ranks.shared(name)
+            # Publishing loads the base in the first process alone, which compressed-tensors, where it finds a process
+            # group, would share between all of them.
+            ranks.leave()
+            return _publish(job, outcome, registry, plan.bases) if is_first() else ""
 
 
 @contextlib.contextmanager
