@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adapters.gates import gate_status
+from adapters.keys import list_keys
 from gateway.cli import app
 from tests.support.commands import failed, good
 from tests.support.stack import Stack
@@ -111,3 +112,14 @@ def test_through_the_gateway(stack: Stack, tmp_path: Path) -> None:
     same = [a["values"] == b["values"] for a, b in zip(base["slices"].values(), again["slices"].values(), strict=True)]
     assert sum(same) >= 4  # seeded; batches of other sizes may flip a sample
     assert "understudy eval" in stack.understudy("key", "list")
+
+
+@pytest.mark.parametrize("given", ["", "an-operators-key"])
+def test_a_key_is_made_only_where_none_is_given(cli, cli_config, pushed, cli_database, tmp_path, monkeypatch, given):
+    """The controller is not there, so nothing is asked; the key that was made is revoked all the same."""
+    monkeypatch.setenv("UNDERSTUDY_API_KEY", given)
+    cli_config.write_text(cli_config.read_text() + "[gateway]\nrequire_keys = true\n")
+    suite = write_suite(tmp_path / "suite", prompts=2, samples=1)
+    failed(cli("eval", pushed[0], "--suite", suite))
+    keys = list_keys(cli_database)
+    assert len(keys) == (not given) and all(key.revoked_at for key in keys)

@@ -47,7 +47,7 @@ def judge(rules: PromotionRules, facts: Facts) -> Gate:
 def _marks(rules: PromotionRules, facts: Facts) -> list[Finding]:
     lineage = facts.version.lineage
     marks = lineage.get("marks")
-    found = {**lineage, **(marks if isinstance(marks, dict) else {})}
+    found = {**facts.version.manifest, **lineage, **(marks if isinstance(marks, dict) else {})}
     findings = []
     for mark in rules.refused_marks:
         if found.get(mark):

@@ -122,6 +122,9 @@ def test_marks(pair):
         gate = judge(RULES, facts(*sides, **lineage))
         assert gate.reason == "no mark collapsed: its training run is marked collapsed: gold fell"
     assert not judge(RULES, facts(*sides, base_mismatch=True)).passed
+    mismatch = replace(facts(*sides), version=replace(version(), manifest={"base_mismatch": "trained on bf16"}))
+    assert judge(RULES, mismatch).reason == "no mark base_mismatch: its training run is marked base_mismatch"
+    assert judge(RULES, facts(*sides, marks={"run_collapsed": {"step": 3}})).passed  # published from before it
     assert judge(RULES, facts(*sides, marks={"collapsed": False})).passed
     assert judge(PromotionRules(refused_marks=()), facts(*sides, collapsed=True)).passed
 
