@@ -20,7 +20,7 @@ from trainer.job import Job, Outcome
 from trainer.model import load_tokenizer
 from trainer.options import arguments
 from trainer.policy import load_policy
-from trainer.reward_function import RewardFunction
+from trainer.reward_function import RewardFunction, indexed
 from trainer.sampling import forked, render, sample
 from trainer.session import is_first, world_size
 from trainer.training_metrics import metrics_of
@@ -134,7 +134,7 @@ def _train(
 
     assert isinstance(watched.reward, Composite), "what run() has put there"
     health = job.config.health
-    function = RewardFunction(watched.reward, health, num_generations=options.num_generations)
+    function = RewardFunction(watched.reward, health, num_generations=options.num_generations, rows=rows)
     monitor = HealthMonitor(watched, health, job.run, tokenizer, seed=job.config.seed, function=function)
     with ExitStack() as stack:
         metrics = metrics_of(job)
@@ -142,7 +142,7 @@ def _train(
         callback = HealthCallback(monitor, metrics)
         trainer = make_trainer(
             job, options, model=model, reward_funcs=function, peft_config=lora, processing_class=tokenizer,
-            train_dataset=Dataset.from_list([dict(row) for row in rows]), callbacks=[callback, *callbacks(job)],
+            train_dataset=Dataset.from_list(indexed(rows)), callbacks=[callback, *callbacks(job)],
         )  # fmt: skip
         if watched.reference and "ref" not in trainer.model.peft_config:
             add_reference(trainer.model)

@@ -17,8 +17,9 @@ from monitors.text import duplicate_ngram_fraction
 from trainer.ranks import gathered
 from trainer.rl_settings import HealthSettings
 
-HANDED_OVER = ("trainer_state", "log_metric", "log_extra", "environments")
-"""What TRL passes beside the dataset's columns."""
+INDEX = "_row"
+"""The dataset's only column beside the prompt: which row it is. The others never go through Arrow, which would give
+every row's schema (or any other table) the keys of all rows."""
 
 
 class RewardFunction:
@@ -27,11 +28,14 @@ class RewardFunction:
     `exhausted` says why nothing is left to learn, once a reward that used to vary has stopped to; "" until then.
     """
 
-    def __init__(self, grader: Grader, settings: HealthSettings, *, num_generations: int) -> None:
+    def __init__(
+        self, grader: Grader, settings: HealthSettings, *, num_generations: int, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
         self.__name__ = "reward"  # TRL asks for it
         self.exhausted = ""
         self._grader = grader
         self._settings = settings
+        self._rows = rows
         self._group = num_generations
         self._varied = False
         self._flat: tuple[float, int] = (math.nan, 0)    # the reward of the last steps, and of how many
@@ -44,9 +48,11 @@ class RewardFunction:
         completion_ids: Sequence[Sequence[int]] = (),
         **columns: Any,
     ) -> Scores:
-        """One reward per completion, None where it is missing. Raises TrainingError and GraderError."""
+        """One reward per completion, None where it is missing; `_row` says whose. Raises TrainingError, GraderError."""
         log = columns.get("log_metric") or _unheard
-        rewards = scores(self._grader, samples(prompts, completions, columns), where="during training")
+        rows = [self._rows[place] for place in columns[INDEX]]
+        texts = [completion_text(completion) for completion in completions]
+        rewards = scores(self._grader, list(rows_as_samples(rows, texts)), where="during training")
         everywhere = gathered(rewards)
         log("health.zero_variance_ratio", zero_variance_ratio(everywhere, self._group))
         log("health.missing_ratio", sum(reward is None for reward in everywhere) / len(everywhere))
@@ -95,14 +101,9 @@ class RewardFunction:
         self.exhausted = said
 
 
-def samples(prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> list[Sample]:
-    """What TRL hands over (lists, one entry per completion), as graders take it. Missing columns stay away."""
-    named = {name: values for name, values in columns.items() if name not in HANDED_OVER and isinstance(values, list)}
-    made = []
-    for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        row = {name: values[place] for name, values in named.items() if values[place] is not None}
-        made.append(Sample(tuple(prompt), completion_text(completion), row))
-    return made
+def indexed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What TRL's dataset is made of: each prompt, and which row it is."""
+    return [{"prompt": list(row["prompt"]), INDEX: place} for place, row in enumerate(rows)]
 
 
 def completion_text(completion: Any) -> str:

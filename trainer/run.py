@@ -68,7 +68,7 @@ def _prepared(plan: Plan, registry: Registry) -> Job:
     job = plan.job
     checkpoint = job.run.newest_checkpoint()
     if is_first():
-        job.run.trim(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+        job.run.trim(int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1)
     return replace(
         job, resume_from=checkpoint, init_from=continued(job.config, registry, job.installation, plan.bases)
     )

@@ -37,7 +37,7 @@ def monitor(tmp_path, tokenizer):
     def make(**settings):
         exact, helpful = (build_grader(RewardSpec(name=n)) for n in ("exact", "trainer.demo.gameable:helpfulness"))
         settings = HealthSettings(**settings)
-        function = RewardFunction(helpful, settings, num_generations=2)
+        function = RewardFunction(helpful, settings, num_generations=2, rows=ROWS)
         watched = Watched(ROWS, helpful, exact, max_tokens=8)
         return HealthMonitor(watched, settings, RunDirectory(tmp_path), tokenizer, seed=3, function=function)
 

@@ -12,8 +12,8 @@ from trainer.reward_function import (
     RewardFunction,
     completion_text,
     distinct_4,
+    indexed,
     rows_as_samples,
-    samples,
     scores,
     zero_variance_ratio,
 )
@@ -48,29 +48,38 @@ def call(function, count, **columns):
     logged = {}
     found = function(
         prompts=[PROMPT] * count, completions=[said("c")] * count, completion_ids=[[1, 2]] * count,
-        log_metric=lambda name, value: logged.update({name: value}), trainer_state=object(), **columns,
+        log_metric=lambda name, value: logged.update({name: value}), trainer_state=object(), _row=[0] * count, **columns,
     )  # fmt: skip
     return found, logged
 
 
 def function(*batches, group=2, **settings):
-    return RewardFunction(Scripted(*batches), HealthSettings(**settings), num_generations=group)
+    rows = [{"prompt": PROMPT, "answer": "c"}]
+    return RewardFunction(Scripted(*batches), HealthSettings(**settings), num_generations=group, rows=rows)
 
 
-def test_columns_reach_the_graders_by_name_and_missing_ones_stay_away():
-    made = samples([PROMPT] * 2, [said("c"), said("d")], {"answer": ["c", None], "trainer_state": ["no"], "n": 3})
-    assert [dict(sample.columns) for sample in made] == [{"answer": "c"}, {}]
-    assert [sample.completion for sample in made] == ["c", "d"]
-    assert made[0].prompt == tuple(PROMPT)
+def test_columns_reach_the_graders_as_they_stand_in_the_file():
+    from datasets import Dataset
+
+    schemas = [{"type": "object", "properties": {name: {"type": "string"}}} for name in "ab"]
+    rows = [{"prompt": PROMPT, "schema": schema, "tests": None} for schema in schemas]
+    data = Dataset.from_list(indexed(rows))  # Arrow would give each schema the properties of both
+    grader = Scripted([1.0, 0.0])
+    reward = RewardFunction(grader, HealthSettings(), num_generations=2, rows=rows)
+    reward(prompts=data["prompt"], completions=[said("c"), said("d")], _row=data["_row"])
+    assert [dict(sample.columns) for sample in grader.asked] == [{"schema": schema} for schema in schemas]
+    assert [sample.completion for sample in grader.asked] == ["c", "d"]
+    assert grader.asked[0].prompt == tuple(PROMPT)
     assert completion_text("plain") == "plain"
 
 
 def test_a_missing_required_score_is_no_reward_and_a_wrong_answer_is_zero():
     specs = [RewardSpec(name="exact", weight=3), RewardSpec(name="length", options={"target": 1, "limit": 2})]
-    reward = RewardFunction(Composite(build_graders(specs), specs), HealthSettings(), num_generations=3)
+    rows = [{"prompt": PROMPT, "answer": "c"}, {"prompt": PROMPT}]
+    reward = RewardFunction(Composite(build_graders(specs), specs), HealthSettings(), num_generations=3, rows=rows)
     found = reward(
         prompts=[PROMPT] * 3, completions=[said("c"), said("x y"), said("c")], completion_ids=[[1]] * 3,
-        answer=["c", "c", None],
+        _row=[0, 0, 1],
     )  # fmt: skip
     assert found == [1.0, 0.0, None]
 
@@ -121,7 +130,7 @@ def test_a_reward_that_raises_ends_the_run_in_one_line():
     with pytest.raises(GraderError, match="judge"):  # its own words are clear already
         call(function(GraderError("the judge has drifted")), 2)
     with pytest.raises(TrainingError, match="gave 1 scores for 2 answers"):
-        scores(Scripted([1.0]), samples([PROMPT] * 2, ["a", "b"], {}), where="here")
+        scores(Scripted([1.0]), list(rows_as_samples([{"prompt": PROMPT}] * 2, ["a", "b"])), where="here")
 
 
 def test_steps_without_any_reward_end_the_run():
