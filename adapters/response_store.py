@@ -1,39 +1,70 @@
-"""Response and feedback records, written in batches by the workers. No texts except a feedback's comment."""
+"""Records of answers, feedback and evidence, written in batches by the workers. No texts but a feedback's comment.
+
+Rows reach the driver as tuples, without SQLAlchemy's work on every row: on SQLite by its cursor's executemany, on
+PostgreSQL by COPY (docs/benchmarks.md has what each costs).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Table, delete, func, select
+from sqlalchemy import Connection, Table, delete, func, select
+from sqlalchemy.exc import DBAPIError
 
 from adapters import tables
 from adapters.database import Database
 
+if TYPE_CHECKING:
+    import psycopg
+
+Row = tuple[Any, ...]
+
+# The columns that a worker fills, in the order of its rows.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "responses": (
+        "response_id", "at", "assignment", "unit", "endpoint", "status", "outcome", "ttft", "duration",
+        "input_tokens", "output_tokens", "flags",
+    ),
+    "feedback": ("response_id", "at", "assignment", "unit", "score", "kind", "comment"),
+    "scores": ("response_id", "at", "assignment", "unit", "metric", "value"),
+    "shadow_pairs": ("rollout", "response_id", "at", "unit", "metric", "stable", "candidate"),
+    "rollout_events": ("rollout", "at", "kind", "actor", "reason", "numbers"),
+}  # fmt: skip
+
+_PRUNED = (tables.responses, tables.feedback, tables.scores, tables.shadow_pairs)
 _CHUNK = 5000  # rows looked at per transaction while pruning: no writer waits long
 
 
 class ResponseStore:
-    """Appends and expires records. Rows are dicts with the columns of the table, without `id`."""
+    """Appends and expires records."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def append(self, table: str, rows: Sequence[Row]) -> None:
+        """Rows of `table`, in the order of COLUMNS[table], all or none. Raises DatabaseError."""
+        if not rows:
+            return
+        if table == "feedback":
+            rows = [(*row[:-1], _storable(row[-1])) for row in rows]
+        with self._database.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                _copy(connection, table, rows)
+            else:
+                connection.exec_driver_sql(_insert(table), list(rows))
+
     def insert_responses(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows of `responses`, all or none. Raises DatabaseError."""
-        self._insert(tables.responses, rows)
+        """The same for rows of `responses` as dicts; `flags` may be left out. Raises DatabaseError."""
+        self.append("responses", [tuple({"flags": 0, **row}[name] for name in COLUMNS["responses"]) for row in rows])
 
     def insert_feedback(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows of `feedback`, all or none. Raises DatabaseError."""
-        self._insert(tables.feedback, [{**row, "comment": _storable(row.get("comment"))} for row in rows])
-
-    def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            with self._database.begin() as connection:
-                connection.execute(table.insert(), rows)
+        """The same for rows of `feedback` as dicts; `comment` may be left out. Raises DatabaseError."""
+        self.append("feedback", [tuple({"comment": None, **row}[name] for name in COLUMNS["feedback"]) for row in rows])
 
     def prune(self, before: float) -> int:
         """Delete the oldest records up to the first younger than `before` (seconds since the epoch); how many."""
-        return sum(self._prune(table, before) for table in (tables.responses, tables.feedback))
+        return sum(self._prune(table, before) for table in _PRUNED)
 
     def _prune(self, table: Table, before: float) -> int:
         """Rows come in nearly the order of their ids: the primary key finds the old ones without another index."""
@@ -46,6 +77,25 @@ class ResponseStore:
                     return deleted
                 old = (table.c.id <= last, table.c.at < before)
                 deleted += connection.execute(delete(table).where(*old)).rowcount
+
+
+def _insert(table: str) -> str:
+    columns = COLUMNS[table]
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 (names are our own constants)
+
+
+def _copy(connection: Connection, table: str, rows: Sequence[Row]) -> None:
+    """COPY in the open transaction; the driver's errors become SQLAlchemy's, as everywhere else."""
+    driver = connection.dialect.loaded_dbapi
+    statement = f"COPY {table} ({', '.join(COLUMNS[table])}) FROM STDIN"
+    try:
+        session: psycopg.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # the dialect's
+        with session.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except driver.Error as error:
+        raise DBAPIError.instance(statement, None, error, driver.Error) from error
 
 
 def _storable(text: str | None) -> str | None:

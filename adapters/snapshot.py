@@ -15,7 +15,7 @@ class Arm:
     """One version's part of a route's traffic: units whose bucket lies in [low, high) are served by it."""
 
     assignment: int                # row of `assignments`; response ids are minted from it
-    arm: str                       # stable, candidate, control, treatment
+    arm: str                       # stable, candidate, control, treatment, holdout (monitors.conventions.ArmName)
     version: str                   # public name: route@… or base@<12 hex>
     model: str                     # the engine's name for it: the version, or the base's served name
     low: float
@@ -34,11 +34,15 @@ class Shadow:
     sample: float                  # share of the stable arm's requests that are mirrored, 0..1
     concurrency: int               # mirrored requests under way at once, per worker
     ceiling: int                   # requests in flight per worker above which nothing is mirrored
+    timeout: float = 60.0          # seconds after which a mirrored request is given up
 
 
 @dataclass(frozen=True, slots=True)
 class Tester:
-    """A pinned unit: always served by `arm`, and left out of the statistics."""
+    """A pinned unit: always served by `arm`, and left out of the statistics.
+
+    `arm` is one of the route's arms, or "candidate" for the version of its shadow.
+    """
 
     unit: str                      # hex of HMAC(owner ‖ unit), as in response ids
     assignment: int                # a row with arm "tester"

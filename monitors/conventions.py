@@ -1,82 +1,24 @@
 """Every metric and label name, once: name, kind, help, labels, buckets. docs/metrics.md is generated from this file.
 
 Regenerate the table with `python -m monitors.conventions > docs/metrics.md`; a test compares them.
-Label values come only from configuration, the registry and the enums below, never from a client's string.
+Label values come only from configuration, the registry and the enums of monitors.labels, never from a client's string.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
+
+from monitors.labels import ArmName, Endpoint, EventKind, FeedbackKind, LimitReason, Outcome, ShadowOutcome, TokenType
+
+__all__ = [
+    "METRICS", "PREFIX", "ArmName", "Endpoint", "EventKind", "FeedbackKind", "LimitReason", "Metric", "Outcome",
+    "ShadowOutcome", "TokenType", "render_markdown",
+]  # fmt: skip
 
 PREFIX = "understudy_"
 PLANNED = "planned"
 RETIRE_AFTER = 6 * 3600.0          # seconds a version's series stay after it left the routes
-
-
-class Outcome(StrEnum):
-    """How a request ended, whatever its status code."""
-
-    OK = "ok"
-    ERROR = "error"
-    TRUNCATED = "truncated"        # the stream broke after its first byte
-    CANCELLED = "cancelled"        # the client went away
-    BLOCKED = "blocked"            # screening refused it
-
-
-class Endpoint(StrEnum):
-    """The endpoints that generate; the value is the `endpoint` label."""
-
-    CHAT = "chat"
-    COMPLETIONS = "completions"
-    RESPONSES = "responses"
-    MESSAGES = "messages"
-    EMBEDDINGS = "embeddings"
-
-
-class ArmName(StrEnum):
-    """The `arm` label: which part of a route's traffic a request belonged to."""
-
-    STABLE = "stable"
-    CANDIDATE = "candidate"
-    CONTROL = "control"
-    TREATMENT = "treatment"
-    PINNED = "pinned"              # asked for by its full version name
-    BASE = "base"                  # the base, asked for by its served name
-    NONE = ""                      # refused before it was routed
-
-
-class TokenType(StrEnum):
-    """The `type` label of tokens_total."""
-
-    INPUT = "input"
-    OUTPUT = "output"
-
-
-class FeedbackKind(StrEnum):
-    """The `kind` of a feedback and of feedback_total."""
-
-    THUMB = "thumb"
-    RATING = "rating"
-    REGENERATE = "regenerate"
-    EDIT = "edit"
-    ABANDON = "abandon"
-    TASK = "task"
-
-
-class LimitReason(StrEnum):
-    """The `reason` label of rate_limited_total."""
-
-    REQUESTS = "requests"          # requests per minute
-    TOKENS = "tokens"              # tokens per minute
-
-
-class EventKind(StrEnum):
-    """The `kind` label of events_dropped_total."""
-
-    RESPONSE = "response"
-    FEEDBACK = "feedback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +89,18 @@ WITHOUT_UNIT = Metric(
     "requests_without_unit_total", "counter", "Requests that named no unit, so are not sticky.", ("route",), since="0.1"
 )
 # Quality
-REWARD_SCORE = Metric("reward_score", "histogram", "Graders' scores, normalised to 0..1.", (*_ARM, "grader"), SCORE)
+REWARD_SCORE = Metric(
+    "reward_score", "histogram", "Graders' scores, normalised to 0..1.", (*_ARM, "grader"), SCORE, "0.2"
+)
 SATISFACTION = Metric("satisfaction_score", "histogram", "Scores of feedback, 0..1.", _ARM, SCORE, "0.1")
 RESPONSE_TOKENS = Metric("response_tokens", "histogram", "Output tokens of an answer.", _VERSION, TOKENS, "0.1")
 DUPLICATE_NGRAMS = Metric(
     "response_duplicate_ngram_ratio", "histogram",
-    "Share of an answer's n-grams that repeat earlier ones.", _VERSION, SHARE
+    "Share of an answer's 4-grams of words that repeat earlier ones; a sample.", _VERSION, SHARE, "0.2"
 )
 COMPRESSION_RATIO = Metric(
-    "response_compression_ratio", "histogram", "Compression ratio of an answer's text.", _VERSION, COMPRESSION
+    "response_compression_ratio", "histogram",
+    "Bytes of an answer's text per byte of its zlib form; a sample.", _VERSION, COMPRESSION, "0.2"
 )
 FEEDBACK = Metric("feedback_total", "counter", "Feedback accepted.", (*_ARM, "kind"), since="0.1")
 ALIGNMENT_TAX = Metric("alignment_tax_ratio", "gauge", "General ability lost against the base.", _VERSION, merge="max")
@@ -167,39 +112,66 @@ SCREENING = Metric("screening_total", "counter", "Texts screened.", (*_VERSION, 
 SCREENING_DURATION = Metric("screening_duration_seconds", "histogram", "Time one screening took.", ("stage",), LOADING)
 # Rollouts
 ROLLOUT_WEIGHT = Metric(
-    "rollout_weight_ratio", "gauge", "Share of the route's traffic the version gets.", _VERSION, merge="max"
+    "rollout_weight_ratio", "gauge",
+    "Share of the route's traffic the version gets.", _VERSION, since="0.2", merge="max"
 )
 ROLLOUT_PHASE = Metric(
-    "rollout_phase", "gauge", "1 for the phase the rollout is in.", (*_VERSION, "phase"), merge="max"
+    "rollout_phase", "gauge", "1 for the phase the rollout is in.", (*_VERSION, "phase"), since="0.2", merge="max"
 )
 ROLLOUT_EVALUE = Metric(
     "rollout_log_evalue", "gauge",
-    "Evidence that the candidate is worse, natural logarithm.", (*_VERSION, "metric"), merge="max"
+    "Evidence that the candidate is worse, natural logarithm.", (*_VERSION, "metric"), since="0.2", merge="max"
 )
 ROLLOUT_EFFECT = Metric(
     "rollout_effect", "gauge",
-    "Candidate minus stable: estimate and interval.", (*_VERSION, "metric", "bound"), merge="max"
+    "Candidate minus stable: estimate and interval.", (*_VERSION, "metric", "bound"), since="0.2", merge="max"
 )
 RATIO_MISMATCH = Metric(
     "rollout_ratio_mismatch_log_evalue", "gauge",
-    "Evidence that traffic is not split as configured.", _VERSION, merge="max"
+    "Evidence that traffic is not split as configured.", _VERSION, since="0.2", merge="max"
 )
-ROLLBACKS = Metric("rollbacks_total", "counter", "Rollouts taken back.", ("route", "reason"))
-SHADOW = Metric("shadow_total", "counter", "Mirrored requests by how they ended.", ("route", "outcome"))
+ROLLBACKS = Metric("rollbacks_total", "counter", "Rollouts taken back.", ("route", "reason"), since="0.2")
+SHADOW = Metric("shadow_total", "counter", "Mirrored requests by how they ended.", ("route", "outcome"), since="0.2")
+BREAKER = Metric(
+    "breaker_trips_total", "counter",
+    "Times a worker by itself served a candidate's units from stable.", _VERSION, since="0.2"
+)
 EVENTS_DROPPED = Metric(
     "events_dropped_total", "counter",
-    "Records lost because the database was away for too long.", ("kind",), since="0.1"
+    "Records lost: the database or the scoring service was away too long, or a queue was full.", ("kind",), since="0.1"
 )
+# The scoring service (`understudy reward`), on its own port
+SCORING_SAMPLES = Metric(
+    "scoring_samples_total", "counter", "Scores that went out, by outcome: scored, missing or failed.",
+    ("grader", "outcome"), since="0.2"
+)
+SCORING_DURATION = Metric(
+    "scoring_duration_seconds", "histogram", "Time one batch of a grader took.", ("grader",), DURATION, "0.2"
+)
+SCORING_WAITING = Metric("scoring_waiting_samples", "gauge", "Samples that wait or are being scored.", since="0.2")
+SCORING_REFUSED = Metric("scoring_refused_total", "counter", "Requests refused because too much waits.", since="0.2")
 # Training
-TRAINING_REWARD = Metric("training_reward", "gauge", "Mean reward of the last step.", _RUN, merge="max")
-TRAINING_GOLD = Metric(
-    "training_gold", "gauge", "Mean gold reward of the last step; never trained on.", _RUN, merge="max"
+TRAINING_REWARD = Metric(
+    "training_reward", "gauge", "Mean reward of the last step.", _RUN, since="0.2", merge="max"
 )
-TRAINING_KL = Metric("training_kl", "gauge", "KL divergence from the reference, nats per token.", _RUN, merge="max")
-TRAINING_ENTROPY = Metric("training_entropy", "gauge", "Entropy of the policy, nats per token.", _RUN, merge="max")
-TRAINING_TOKENS = Metric("training_completion_tokens", "gauge", "Mean length of completions.", _RUN, merge="max")
+TRAINING_GOLD = Metric(
+    "training_gold", "gauge",
+    "Mean gold score on held-out prompts at the last look; never trained on.", _RUN, since="0.2", merge="max"
+)
+TRAINING_KL = Metric(
+    "training_kl", "gauge",
+    "KL divergence from the reference on held-out prompts at the last look, nats per token.",
+    _RUN, since="0.2", merge="max"
+)
+TRAINING_ENTROPY = Metric(
+    "training_entropy", "gauge", "Entropy of the policy, nats per token.", _RUN, since="0.2", merge="max"
+)
+TRAINING_TOKENS = Metric(
+    "training_completion_tokens", "gauge", "Mean length of completions.", _RUN, since="0.2", merge="max"
+)
 TRAINING_ZERO_VARIANCE = Metric(
-    "training_zero_variance_ratio", "gauge", "Share of groups whose rewards are all equal.", _RUN, merge="max"
+    "training_zero_variance_ratio", "gauge",
+    "Share of groups whose raw rewards are all equal.", _RUN, since="0.2", merge="max"
 )
 # Plant
 ENGINE_UP = Metric("engine_up", "gauge", "1 if the engine answers.", ("engine",), since="0.1", merge="max")

@@ -135,6 +135,23 @@ class Recorder:
         histogram: Histogram = self._values.histogram(c.SATISFACTION, route, version, arm)
         histogram.observe(score)
 
+    def text(self, route: str, version: str, *, duplicates: float, compression: float) -> None:
+        """What a sampled answer's text is like: share of repeated 4-grams, and how far it compresses."""
+        self._values.histogram(c.DUPLICATE_NGRAMS, route, version).observe(duplicates)
+        self._values.histogram(c.COMPRESSION_RATIO, route, version).observe(compression)
+
+    def reward(self, route: str, version: str, arm: str, *, grader: str, score: float) -> None:
+        """A grader's score of a sampled answer, 0..1; `grader` is a name of the scoring service's configuration."""
+        self._values.histogram(c.REWARD_SCORE, route, version, arm, grader).observe(score)
+
+    def shadow(self, route: str, outcome: str) -> None:
+        """A request that was to be mirrored ended; `outcome` is a ShadowOutcome."""
+        self._values.counter(c.SHADOW, route, outcome).inc()
+
+    def breaker(self, route: str, version: str) -> None:
+        """This worker took a candidate's units back to stable by itself."""
+        self._values.counter(c.BREAKER, route, version).inc()
+
     def events_dropped(self, kind: str, count: int = 1) -> None:
         """Records were lost; from any thread. `kind` is an EventKind."""
         with self._lock:

@@ -28,14 +28,17 @@ class Timeouts:
 class Call:
     """The sink of a connection, and the handle of whoever asked: see the module's docstring."""
 
-    __slots__ = ("_begun", "_connection", "_last", "_paused", "_request", "_retried", "_sink", "_upstream", "headed")
+    __slots__ = (
+        "_begun", "_blames", "_connection", "_paused", "_request", "_retried", "_sink", "_upstream", "headed", "last",
+    )  # fmt: skip
 
-    def __init__(self, upstream: Upstream, request: bytes, sink: Sink, now: float) -> None:
+    def __init__(self, upstream: Upstream, request: bytes, sink: Sink, now: float, blames: bool = True) -> None:
         self._upstream = upstream
         self._request = request
         self._sink: Sink | None = sink
         self._connection: Connection | None = None
-        self._begun = self._last = now
+        self._begun = self.last = now
+        self._blames = blames
         self._paused = False
         self._retried = False
         self.headed = False
@@ -61,7 +64,7 @@ class Call:
     def resume(self) -> None:
         """Read on."""
         self._paused = False
-        self._last = self._upstream.loop.time()
+        self.last = self._upstream.loop.time()
         if self._connection is not None and self._connection.transport is not None:
             self._connection.transport.resume_reading()
 
@@ -71,7 +74,7 @@ class Call:
             return Failure.TOTAL
         if not self.headed:
             return Failure.FIRST_BYTE if now - self._begun > timeouts.first_byte else None
-        return Failure.IDLE if not self._paused and now - self._last > timeouts.idle else None
+        return Failure.IDLE if not self._paused and now - self.last > timeouts.idle else None
 
     def expire(self, failure: Failure) -> None:
         """A deadline passed."""
@@ -90,14 +93,14 @@ class Call:
     def on_head(self, status: int, headers: Headers) -> None:
         """Pass on."""
         self.headed = True
-        self._last = self._upstream.loop.time()
+        self.last = self._upstream.loop.time()
         self._upstream.succeeded()
         if self._sink is not None:
             self._sink.on_head(status, headers)
 
     def on_data(self, data: bytes) -> None:
         """Pass on."""
-        self._last = self._upstream.loop.time()
+        self.last = self._upstream.loop.time()
         if self._sink is not None:
             self._sink.on_data(data)
 
@@ -114,7 +117,7 @@ class Call:
             self._retried = True
             self._upstream.connect(self)
             return
-        if failure in (Failure.CONNECT, Failure.RESET):
+        if failure is Failure.CONNECT or (failure is Failure.RESET and self._blames):
             self._upstream.failed()
         sink = self._end()
         if sink is not None:

@@ -7,9 +7,17 @@ from typing import Any
 
 import orjson
 
+from adapters.types import Flag
 from gateway.errors import ApiError, bad_gateway, gateway_timeout, retry_headers
 
 _LONGEST = 2000  # characters of an engine's message that are passed on
+NOT_FINITE, DOWN, BUSY = "upstream_not_finite", "upstream_down", "upstream_busy"  # codes of 502 and 503
+# What an engine says (in lower case) → what is wrong. The second is what all requests of a dead vLLM are told.
+_SIGNS = (
+    ("out of range float", "it computed no number", NOT_FINITE),
+    ("enginecore encountered an issue", "it went away", DOWN),
+)
+_MEANING = {NOT_FINITE: Flag.NON_FINITE, DOWN: Flag.ENGINE_DOWN, BUSY: Flag.ENGINE_DOWN, "no_replica": Flag.ENGINE_DOWN}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _PATH = re.compile(r"(?<![\w./:])/(?!v1/)[\w.@+-]+(?:/[\w.@+-]+){2,}/?")
 _VALIDATION = re.compile(r"""\d+ validation errors?:\s+\{.*?'msg': (?:'([^']+)'|"([^"]+)")""", re.DOTALL)
@@ -51,6 +59,11 @@ def sse_error(error: ApiError, endpoint: str) -> bytes:
     return b"data: %b\n\n" % orjson.dumps({"error": fields})
 
 
+def meaning(error: ApiError) -> int:
+    """What a failure says about the version that was asked: a Flag, or 0 for nothing in particular."""
+    return _MEANING.get(error.code or "", 0)
+
+
 def _fields(error: ApiError) -> dict[str, Any]:
     return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
@@ -65,8 +78,9 @@ def translate(status: int, body: bytes, public_model: str = "", engine_model: st
     detail = f"engine answered {status}: {message[:_LONGEST]}"
     if status in (401, 403):
         return bad_gateway("it refused the gateway's own key", code="upstream_refused", detail=detail)
-    if "out of range float" in message.lower():
-        return bad_gateway("it computed no number", code="upstream_not_finite", detail=detail)
+    for sign, reason, name in _SIGNS:
+        if sign in message.lower():
+            return bad_gateway(reason, code=name, detail=detail)
     text = _public(message, engine_model, public_model)
     if status in _CLIENTS_FAULT:
         ours, code, fallback = _CLIENTS_FAULT[status]
@@ -75,7 +89,7 @@ def translate(status: int, body: bytes, public_model: str = "", engine_model: st
         return gateway_timeout("it gave up")
     if status in (429, 503):
         text = "the engine has too much to do right now: try again shortly"
-        return ApiError(503, text, type="server_error", code="upstream_busy", headers=retry_headers(1.0), detail=detail)
+        return ApiError(503, text, type="server_error", code=BUSY, headers=retry_headers(1.0), detail=detail)
     return bad_gateway("internal error", detail=detail)
 
 

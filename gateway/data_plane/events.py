@@ -1,7 +1,8 @@
-"""Records of answers and feedback on their way to the database: appended by the loop, written by a thread in batches.
+"""Records of answers, feedback and evidence on their way to the database: written by a thread in batches.
 
 The loop never waits: an append to a bounded queue, or a counted drop. While the database is away the thread keeps its
-batch and tries again, the queue fills, and then the newest records are dropped and counted by kind.
+batch and tries again, the queue fills, and then the newest records are dropped and counted by kind. A bad event, one
+that may end a rollout, wakes the thread at once instead of waiting for the next batch.
 A write that failed may have arrived: readers count a response id once.
 """
 
@@ -22,34 +23,36 @@ from monitors.conventions import EventKind
 logger = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
-RESPONSE_COLUMNS = (
-    "response_id", "at", "assignment", "unit", "endpoint", "status", "outcome", "ttft", "duration", "input_tokens",
-    "output_tokens",
-)  # fmt: skip
-FEEDBACK_COLUMNS = ("response_id", "at", "assignment", "unit", "score", "kind", "comment")
+
+# Which table each kind is a row of; the columns are in adapters.response_store.COLUMNS.
+TABLES = (
+    (EventKind.RESPONSE, "responses"),
+    (EventKind.FEEDBACK, "feedback"),
+    (EventKind.ROLLOUT, "rollout_events"),
+    (EventKind.SCORE, "scores"),
+    (EventKind.PAIR, "shadow_pairs"),
+)
 
 INTERVAL = 0.1  # seconds between batches
+URGENT = 0.01  # seconds between batches while bad events come in: many at once are one batch
 BATCH = 500  # rows per batch
 LONGEST_PAUSE = 5.0  # seconds between tries while the database is away
 
 
 class EventStore(Protocol):
-    """Where records go. Raises DatabaseError when it cannot take them now."""
+    """Where records go (adapters.response_store.ResponseStore)."""
 
-    def insert_responses(self, rows: list[dict[str, Any]]) -> None:
-        """Rows of `responses`, in one transaction."""
-
-    def insert_feedback(self, rows: list[dict[str, Any]]) -> None:
-        """Rows of `feedback`, in one transaction."""
+    def append(self, table: str, rows: Sequence[Row]) -> None:
+        """Rows of one table in one transaction. Raises DatabaseError when it cannot take them now."""
 
 
 class _Lane:
-    """One kind of record: its queue and how it is written."""
+    """One kind of record and its queue."""
 
-    def __init__(
-        self, kind: EventKind, columns: Sequence[str], insert: Callable[[list[dict[str, Any]]], None], capacity: int
-    ) -> None:
-        self.kind, self.columns, self.insert, self.capacity = kind, columns, insert, capacity
+    __slots__ = ("kind", "queue", "table")
+
+    def __init__(self, kind: EventKind, table: str) -> None:
+        self.kind, self.table = kind, table
         self.queue: deque[Row] = deque()
 
     def take(self) -> list[Row]:
@@ -62,9 +65,12 @@ class EventWriter:
     """Owns the thread. `on_drop(kind, count)` may be called from the loop's thread and from the writer's."""
 
     def __init__(self, store: EventStore, on_drop: Callable[[str, int], None], capacity: int = 20_000) -> None:
+        self._store = store
         self._on_drop = on_drop
-        self._responses = _Lane(EventKind.RESPONSE, RESPONSE_COLUMNS, store.insert_responses, capacity)
-        self._feedback = _Lane(EventKind.FEEDBACK, FEEDBACK_COLUMNS, store.insert_feedback, capacity)
+        self._capacity = capacity
+        self._lanes = {kind: _Lane(kind, table) for kind, table in TABLES}
+        self._responses = self._lanes[EventKind.RESPONSE]
+        self._wake = threading.Event()
         self._stop = threading.Event()
         self._deadline = float("inf")  # of the final flush, monotonic
         self._away = False
@@ -72,29 +78,38 @@ class EventWriter:
         self._thread.start()
 
     def response(self, row: Row) -> None:
-        """Queue one answered request, in the order of RESPONSE_COLUMNS. Never waits."""
+        """Queue one answered request, in the order of COLUMNS["responses"]. Never waits."""
         lane = self._responses
-        if len(lane.queue) < lane.capacity:
+        if len(lane.queue) < self._capacity:
             lane.queue.append(row)
         else:
             self._on_drop(lane.kind, 1)
 
-    def feedback(self, row: Row) -> bool:
-        """Queue one feedback, in the order of FEEDBACK_COLUMNS. False when it was dropped: tell the client (503)."""
-        lane = self._feedback
-        if len(lane.queue) < lane.capacity:
+    def record(self, kind: EventKind, row: Row) -> bool:
+        """Queue one row of another kind, from any thread. False when it was dropped (and counted)."""
+        lane = self._lanes[kind]
+        if len(lane.queue) < self._capacity:
             lane.queue.append(row)
             return True
-        self._on_drop(lane.kind, 1)
+        self._on_drop(kind, 1)
         return False
+
+    def feedback(self, row: Row) -> bool:
+        """Queue one feedback. False when it was dropped: tell the client (503)."""
+        return self.record(EventKind.FEEDBACK, row)
+
+    def hurry(self) -> None:
+        """What was queued last may end a rollout: write it now. From any thread."""
+        self._wake.set()
 
     def close(self, seconds: float) -> int:
         """Write what is queued, for at most `seconds`; returns how many records were lost. Blocks: not for the loop."""
         self._deadline = time.monotonic() + seconds
         self._stop.set()
+        self._wake.set()
         self._thread.join(seconds + 1.0)
         lost = 0
-        for lane in (self._responses, self._feedback):
+        for lane in self._lanes.values():
             if left := len(lane.queue):
                 self._on_drop(lane.kind, left)
                 lost += left
@@ -103,19 +118,22 @@ class EventWriter:
 
     def _run(self) -> None:
         while True:
-            stopping = self._stop.wait(INTERVAL)
-            for lane in (self._responses, self._feedback):
+            if self._wake.wait(INTERVAL):
+                self._wake.clear()
+            stopping = self._stop.is_set()
+            for lane in self._lanes.values():
                 while rows := lane.take():
                     self._write(lane, rows)
                     if len(rows) < BATCH:
                         break
             if stopping:
                 return
+            self._stop.wait(URGENT)
 
     def _write(self, lane: _Lane, rows: list[Row]) -> None:
         """Until they are written, or refused one by one, or time is up."""
         pause = INTERVAL
-        while (error := _try(lane, rows)) is not None:
+        while (error := self._try(lane, rows)) is not None:
             if _is_refusal(error):
                 self._write_singly(lane, rows)
                 return
@@ -134,19 +152,18 @@ class EventWriter:
     def _write_singly(self, lane: _Lane, rows: list[Row]) -> None:
         """A row that the database cannot hold must not cost the others."""
         for row in rows:
-            error = _try(lane, [row])
+            error = self._try(lane, [row])
             if error is not None:
                 logger.error("a %s record cannot be stored and is dropped: %s", lane.kind, error)
                 self._on_drop(lane.kind, 1)
 
-
-def _try(lane: _Lane, rows: list[Row]) -> Exception | None:
-    """Write the rows in one transaction; what went wrong, if anything."""
-    try:
-        lane.insert([dict(zip(lane.columns, row, strict=True)) for row in rows])
-    except Exception as error:  # the thread must outlive whatever a driver raises
-        return error
-    return None
+    def _try(self, lane: _Lane, rows: list[Row]) -> Exception | None:
+        """Write the rows in one transaction; what went wrong, if anything."""
+        try:
+            self._store.append(lane.table, rows)
+        except Exception as error:  # the thread must outlive whatever a driver raises
+            return error
+        return None
 
 
 def _is_refusal(error: Exception) -> bool:

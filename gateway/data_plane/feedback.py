@@ -25,13 +25,14 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024  # bytes
 MAX_COMMENT = 4096  # bytes of UTF-8
+SATISFIED = 0.5  # a lower score is a thumb down
 _KEYS = ("response_id", "score", "kind", "comment")
 _KINDS = frozenset(kind.value for kind in FeedbackKind)
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRow:
-    """One row of `feedback`, in the order of events.FEEDBACK_COLUMNS."""
+    """One row of `feedback`, in the order of adapters.response_store.COLUMNS."""
 
     response_id: str
     at: float  # seconds since the epoch

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from adapters.types import Flag
+from gateway.data_plane.accounting import Accountant
 from gateway.data_plane.auth import Authenticator, Principal, check_route, is_operator
 from gateway.data_plane.endpoints import Endpoint
-from gateway.data_plane.envelope import render
+from gateway.data_plane.envelope import meaning, render
 from gateway.data_plane.events import EventWriter
 from gateway.data_plane.exchange import Exchange, Finished
 from gateway.data_plane.ids import IdMinter
@@ -27,6 +29,7 @@ from monitors.metrics import Recorder
 logger = logging.getLogger("understudy.handler")
 
 _TRACE = (b"traceparent", b"tracestate", b"baggage")
+_NO_UNIT = int(Flag.NO_UNIT)
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -39,6 +42,7 @@ class Services:
     minter: IdMinter
     recorder: Recorder
     events: EventWriter
+    accountant: Accountant
     max_n: int
     table: RouteTable | None = None
 
@@ -60,12 +64,13 @@ class Handler:
             metrics = self._services.recorder.child(
                 exchange.target.route, exchange.target.version, exchange.target.arm, endpoint.name
             )
-            relay = Relay(exchange, down, self._account, self._services.recorder.failover)
+            account = self._services.accountant.request
+            relay = Relay(exchange, down, account, self._services.recorder.failover)
             metrics.started()
             try:
                 relay.begin()
             except ApiError as error:
-                self._account(_refused(exchange, error))
+                account(_refused(exchange, error))
                 raise
         except ApiError as error:
             self._refuse(error, request_id, down)
@@ -93,6 +98,7 @@ class Handler:
         decision, reserved = self._limit(principal, request, target)
         if unit is None:
             services.recorder.without_unit(target.route)
+        watch = target.watch
         minted = services.minter.mint(target.assignment, principal.owner_tag, unit_hash, time.time())
         return Exchange(
             request=request,
@@ -105,6 +111,8 @@ class Handler:
             limit_headers=list(decision.headers) if decision else [],
             principal=principal,
             reserved_tokens=reserved,
+            flags=0 if unit is not None else _NO_UNIT,
+            selected=0 if watch is None else watch.select(received),
         )
 
     def _unit(
@@ -127,23 +135,6 @@ class Handler:
             self._services.recorder.refused(request.endpoint.name, 429)
             raise decision.refusal()
         return decision, decision.reserved
-
-    # -- accounting ---------------------------------------------------------------------------------------------
-
-    def _account(self, done: Finished) -> None:
-        services, exchange = self._services, done.exchange
-        target, usage = exchange.target, done.usage
-        services.recorder.child(target.route, target.version, target.arm, exchange.request.endpoint.name).finished(
-            done.status, done.outcome, done.duration, done.ttft, usage.output_tokens, usage.input_tokens, done.overhead
-        )
-        if exchange.reserved_tokens:
-            services.limiter.settle(exchange.principal, exchange.reserved_tokens, _used(done))
-        services.events.response(
-            (
-                exchange.response_id, time.time(), target.assignment, exchange.unit, exchange.request.endpoint.name,
-                done.status, done.outcome, done.ttft, done.duration, usage.input_tokens, usage.output_tokens,
-            )
-        )  # fmt: skip
 
     def _refuse(self, error: ApiError, request_id: bytes, down: Downstream) -> None:
         status, headers, body = render(error)
@@ -169,15 +160,7 @@ def _check_content(headers: dict[bytes, bytes]) -> None:
         raise bad_request("content-type must be application/json")
 
 
-def _used(done: Finished) -> int:
-    """The tokens a request is charged. Where the engine did not get to count, whoever left pays the estimate: leaving
-    just before the end must not make an answer free. What failed costs nothing."""
-    usage = done.usage
-    if usage.input_tokens is None and usage.output_tokens is None and done.outcome is not Outcome.ERROR:
-        return done.exchange.reserved_tokens
-    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
-
-
 def _refused(exchange: Exchange, error: ApiError) -> Finished:
     elapsed = time.monotonic() - exchange.received
-    return Finished(exchange, error.status, Outcome.ERROR, elapsed, None, elapsed, Usage())
+    flags = exchange.flags | meaning(error)
+    return Finished(exchange, error.status, Outcome.ERROR, elapsed, None, elapsed, Usage(), flags)

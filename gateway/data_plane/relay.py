@@ -10,18 +10,20 @@ import logging
 import time
 from collections.abc import Callable
 
+from adapters.types import Flag
 from gateway.data_plane.call import TIMEOUTS, Call, as_error
 from gateway.data_plane.connection import Failure
-from gateway.data_plane.envelope import render, sse_error, translate
+from gateway.data_plane.envelope import meaning, render, sse_error
 from gateway.data_plane.exchange import Exchange, Finished
 from gateway.data_plane.protocol import rewrite
 from gateway.data_plane.push import Downstream, Headers
-from gateway.data_plane.sse import StreamEditor, Usage, read_usage, restamp
+from gateway.data_plane.sse import StreamEditor, Usage, is_written, read_usage, restamp
 from gateway.data_plane.upstreams import Upstream, choose
 from gateway.errors import ApiError, no_replica
 from monitors.conventions import Outcome
 
 MAX_BUFFERED = 64 * 1024**2  # bytes of an unstreamed answer that are held to restamp it
+MAX_KEPT = 1024**2  # bytes of a selected stream that are kept; of a longer one it is the beginning
 
 logger = logging.getLogger("understudy.relay")
 
@@ -30,17 +32,14 @@ class Relay:
     """See the module's docstring. `finished` is called exactly once; `failover` whenever a replica is replaced."""
 
     __slots__ = (
-        "_buffer", "_call", "_down", "_editor", "_error_status", "_exchange", "_failover", "_finished", "_json_size",
-        "_over", "_sent", "_started", "_status", "_tried", "_ttft", "_upstream",
+        "_buffer", "_call", "_down", "_editor", "_error_status", "_exchange", "_failover", "_finished", "_flags",
+        "_kept", "_over", "_sent", "_size", "_started", "_status", "_suspect", "_tried", "_ttft", "_upstream",
     )  # fmt: skip
 
     def __init__(
-        self,
-        exchange: Exchange,
-        downstream: Downstream,
-        finished: Callable[[Finished], None],
+        self, exchange: Exchange, downstream: Downstream, finished: Callable[[Finished], None],
         failover: Callable[[str], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._exchange = exchange
         self._down = downstream
         self._finished = finished
@@ -50,18 +49,17 @@ class Relay:
         self._tried: list[Upstream] = []
         self._editor: StreamEditor | None = None
         self._buffer: list[bytes] = []
-        self._json_size = 0
-        self._status = 0
-        self._error_status = 0
-        self._started = False
-        self._over = False
+        self._kept = exchange.selected != 0
+        self._flags = exchange.flags
+        self._size = self._status = self._error_status = 0
+        self._suspect: Failure | None = None
+        self._started = self._over = False
         self._sent = 0.0
         self._ttft: float | None = None
 
     def begin(self) -> None:
         """Send to the best replica. Raises ApiError when there is none."""
-        exchange = self._exchange
-        target = exchange.target
+        exchange, target = self._exchange, self._exchange.target
         upstream = choose(target.upstreams, target.version, time.monotonic(), self._tried)
         if upstream is None:
             raise no_replica(exchange.request.model)
@@ -70,7 +68,7 @@ class Relay:
         headers = b"x-request-id: %b\r\n%b" % (exchange.response_id.encode(), exchange.trace)
         self._upstream = upstream
         self._down.producer = self
-        self._call = upstream.call(endpoint.path.encode(), headers, body, self)
+        self._call = upstream.call(endpoint.path.encode(), headers, body, self, target.blames)
         self._sent = time.monotonic()
 
     # -- Sink: the engine's side --------------------------------------------------------------------------------
@@ -84,9 +82,8 @@ class Relay:
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         if not kind.startswith(b"text/event-stream"):
             return
-        exchange = self._exchange
-        request = exchange.request
-        self._editor = StreamEditor(request.endpoint, exchange.target.stamped, self._public(), request.add_usage)
+        exchange, request = self._exchange, self._exchange.request
+        self._editor = StreamEditor(request.endpoint, exchange.target.stamped, exchange.public, request.add_usage)
         self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")])
 
     def on_data(self, data: bytes) -> None:
@@ -105,8 +102,11 @@ class Relay:
             self._ttft = time.monotonic() - self._exchange.received
         if out:
             self._down.write(out)
+            if self._kept and self._size < MAX_KEPT:
+                self._size += len(out)
+                self._buffer.append(out)
         if editor.error is not None:
-            self._stream_failed(self._translate(500, editor.error))
+            self._stream_failed(self._exchange.translate(500, editor.error))
 
     def on_end(self) -> None:
         """The engine's answer is complete."""
@@ -124,8 +124,10 @@ class Relay:
         if self._over:
             return
         if self._started:
+            self._suspect = failure
             self._stream_failed(as_error(failure), Outcome.TRUNCATED)
         elif failure in TIMEOUTS or not self._again():
+            self._suspect = failure
             self._answer(as_error(failure))
 
     # -- Producer: the client's side ----------------------------------------------------------------------------
@@ -153,18 +155,24 @@ class Relay:
         if rest:
             self._down.write(rest)
         if editor.error is not None:
-            self._stream_failed(self._translate(500, editor.error))
+            self._stream_failed(self._exchange.translate(500, editor.error))
         elif not editor.done:
-            self._stream_failed(as_error(Failure.TRUNCATED), Outcome.TRUNCATED)
+            self.on_failure(Failure.TRUNCATED)
         else:
+            if not editor.content:
+                self._flags |= Flag.EMPTY
             self._down.finish()
             self._done(200, Outcome.OK, self._usage())
 
     def _end_json(self, body: bytes) -> None:
-        body = restamp(body, self._exchange.target.stamped, self._public())
+        body = restamp(body, self._exchange.target.stamped, self._exchange.public)
         self._start(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
         self._down.write(body)
         self._down.finish()
+        if self._exchange.request.endpoint.streams and not is_written(body):
+            self._flags |= Flag.EMPTY
+        if self._kept:
+            self._buffer = [body]
         self._done(200, Outcome.OK, read_usage(body))
 
     def _end_error(self, body: bytes) -> None:
@@ -173,18 +181,16 @@ class Relay:
         lost = self._error_status == 404 and target.model.strip(b'"') in body and b"does not exist" in body
         if lost and self._upstream is not None:
             self._upstream.denied(target.version)
-        if (lost or self._error_status == 503) and self._again():
-            return
-        if lost or self._error_status == 503:
+        if not lost and self._error_status != 503:
+            self._answer(self._exchange.translate(self._error_status, body))
+        elif not self._again():
             self._answer(no_replica(request.model))
-            return
-        self._answer(self._translate(self._error_status, body))
 
     def _again(self) -> bool:
         """Try another replica. False when there is none."""
         if self._upstream is not None:
             self._tried.append(self._upstream)
-        self._buffer, self._json_size, self._error_status, self._status = [], 0, 0, 0
+        self._buffer, self._size, self._error_status, self._status = [], 0, 0, 0
         failed = self._tried[-1].name if self._tried else ""
         try:
             self.begin()
@@ -199,6 +205,7 @@ class Relay:
         self._start(status, headers)
         self._down.write(body)
         self._down.finish()
+        self._flags |= meaning(error)
         self._done(status, Outcome.ERROR, Usage())
 
     def _stream_failed(self, error: ApiError, outcome: Outcome = Outcome.ERROR) -> None:
@@ -206,30 +213,30 @@ class Relay:
         self._cancel()
         self._down.write(sse_error(error, self._exchange.request.endpoint.name))
         self._down.finish()
+        self._flags |= meaning(error)
         logger.warning("stream failed: %s", error.detail or error, extra={"response_id": self._exchange.response_id})
         self._done(200, outcome, self._usage())
 
     def _done(self, status: int, outcome: Outcome, usage: Usage) -> None:
         self._over = True
-        exchange = self._exchange
-        overhead = (self._sent or time.monotonic()) - exchange.received
-        duration = time.monotonic() - exchange.received
-        self._finished(Finished(exchange, status, outcome, duration, self._ttft, overhead, usage))
+        exchange, now = self._exchange, time.monotonic()
+        overhead, duration = (self._sent or now) - exchange.received, now - exchange.received
+        answer = b"".join(self._buffer) if self._kept and outcome is Outcome.OK else b""
+        done = Finished(exchange, status, outcome, duration, self._ttft, overhead, usage)
+        done.flags, done.upstream, done.answer = self._flags, self._upstream, answer
+        if self._suspect is not None and not self._flags & Flag.ENGINE_DOWN:
+            done.suspect = self._suspect
+        self._finished(done)
 
     # -- small things -------------------------------------------------------------------------------------------
 
     def _start(self, status: int, headers: Headers) -> None:
-        exchange = self._exchange
         self._started = True
-        headers += exchange.target.headers
-        headers.append((b"x-request-id", exchange.request_id))
-        headers.append((b"x-understudy-overhead-ms", b"%.2f" % ((self._sent - exchange.received) * 1e3)))
-        headers += exchange.limit_headers
-        self._down.start(status, headers)
+        self._down.start(status, headers + self._exchange.headers(self._sent))
 
     def _hold(self, data: bytes) -> None:
-        self._json_size += len(data)
-        if self._json_size > MAX_BUFFERED:
+        self._size += len(data)
+        if self._size > MAX_BUFFERED:
             self._cancel()
             self.on_failure(Failure.PROTOCOL)
             return
@@ -238,13 +245,6 @@ class Relay:
     def _cancel(self) -> None:
         if self._call is not None:
             self._call.cancel()
-
-    def _public(self) -> bytes:
-        return b'"model":' + self._exchange.request.body[slice(*self._exchange.request.span)]
-
-    def _translate(self, status: int, body: bytes) -> ApiError:
-        engine_model = self._exchange.target.model.strip(b'"').decode()
-        return translate(status, body, self._exchange.request.model, engine_model)
 
     def _usage(self) -> Usage:
         return read_usage(self._editor.usage_event) if self._editor is not None else Usage()

@@ -1,4 +1,4 @@
-"""Which version answers a request: an immutable RouteTable compiled from one snapshot, and the bucket of a unit.
+"""Which version answers a request: an immutable RouteTable (compiled by route_table.py), and the bucket of a unit.
 
 Live state of the engines (requests in flight, ejection) outlives a table: see gateway.data_plane.upstreams.
 """
@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import orjson
-
-from adapters.snapshot import RouteState, Snapshot
+from adapters.snapshot import Snapshot
 from adapters.types import VERSION_PATTERN
-from gateway.config import RouteSettings
 from gateway.data_plane.protocol import ParsedRequest, last_user_text
-from gateway.errors import forbidden, model_not_found
+from gateway.data_plane.task_rules import TaskRule
+from gateway.errors import bad_request, forbidden, model_not_found
 
 if TYPE_CHECKING:
+    from gateway.data_plane.mirror import Mirror
     from gateway.data_plane.upstreams import Upstream
+    from gateway.data_plane.watch import Watch
 
 RULE_TEXT = 8192  # characters of a message that task-type rules look at: an operator's pattern may be slow
 _SCALE = 2.0**-64
@@ -39,7 +38,8 @@ class Target:
     stamped: tuple[bytes, bytes]  # `"model":<name>` as engines write it, without and with a space
     upstreams: tuple[Upstream, ...]  # replicas that hold it
     headers: tuple[tuple[bytes, bytes], ...]
-    share: float = 1.0  # of the route's traffic
+    watch: Watch | None = None  # None: nothing is looked at, as outside routes
+    blames: bool = True  # its broken connections speak against the engine; a candidate's do not: stable must go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,9 @@ class CompiledRoute:
     name: str
     salt: bytes
     arms: tuple[tuple[float, Target], ...]
+    testers: Mapping[bytes, Target] = field(default_factory=dict)  # pinned units, by their hash
+    by_name: Mapping[bytes, Target] = field(default_factory=dict)  # what x-understudy-arm may say
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,84 +72,14 @@ class RouteTable:
 
     def targets(self) -> list[Target]:
         """Everything that may answer."""
-        return [*(t for route in self.routes.values() for _, t in route.arms), *self.pinned.values(), self.base]
+        arms = [target for route in self.routes.values() for _, target in route.arms]
+        by_hand = [t for route in self.routes.values() for t in (*route.testers.values(), *route.by_name.values())]
+        mirrored = [mirror.target for mirror in self.mirrors()]
+        return [*arms, *by_hand, *mirrored, *self.pinned.values(), self.base]
 
-
-@dataclass(frozen=True, slots=True)
-class TaskRule:
-    """One compiled rule of `[[route]].match`; all its conditions must hold."""
-
-    route: str
-    metadata: tuple[tuple[str, str], ...]
-    header: tuple[tuple[bytes, bytes], ...]
-    keyword: re.Pattern[str] | None
-    regex: re.Pattern[str] | None
-
-    def matches(self, fields: Mapping[str, Any], headers: Mapping[bytes, bytes], text: str) -> bool:
-        """True when every condition holds."""
-        metadata = fields.get("metadata")
-        given = metadata if isinstance(metadata, dict) else {}
-        return (
-            all(given.get(key) == value for key, value in self.metadata)
-            and all(headers.get(name) == value for name, value in self.header)
-            and (self.keyword is None or self.keyword.search(text) is not None)
-            and (self.regex is None or self.regex.search(text) is not None)
-        )
-
-
-def compile_rules(routes: tuple[RouteSettings, ...]) -> tuple[TaskRule, ...]:
-    """Task-type rules in file order."""
-    return tuple(
-        TaskRule(
-            route.name,
-            tuple(rule.metadata.items()),
-            tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in rule.header.items()),
-            _any_word(rule.keyword),
-            re.compile(rule.regex) if rule.regex else None,
-        )
-        for route in routes
-        for rule in route.match
-    )
-
-
-def _any_word(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    if not words:
-        return None
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", re.IGNORECASE)
-
-
-def compile_table(
-    snapshot: Snapshot, base_name: str, rules: tuple[TaskRule, ...], upstream: Callable[[str], Upstream | None]
-) -> RouteTable:
-    """Compile a snapshot; `upstream` gives the live state of a replica by name (None: unknown here)."""
-
-    def target(route: str, arm: str, entry: Any, share: float) -> Target:
-        holders = tuple(found for name in entry.replicas if (found := upstream(name)) is not None)
-        name = orjson.dumps(entry.model)
-        return Target(
-            route=route,
-            version=entry.version,
-            arm=arm,
-            assignment=entry.assignment,
-            model=name,
-            stamped=(b'"model":' + name, b'"model": ' + name),
-            upstreams=holders,
-            headers=((b"x-understudy-version", entry.version.encode()), (b"x-understudy-route", route.encode())),
-            share=share,
-        )
-
-    def compiled(route: RouteState) -> CompiledRoute:
-        arms = tuple((a.high, target(route.name, a.arm, a, a.high - a.low)) for a in route.arms if a.high > a.low)
-        return CompiledRoute(route.name, route.salt.encode(), arms)
-
-    return RouteTable(
-        snapshot=snapshot,
-        routes={route.name: compiled(route) for route in snapshot.routes},
-        pinned={p.version: target(p.version.split("@")[0], "pinned", p, 1.0) for p in snapshot.pinned},
-        base_name=base_name,
-        base=target(base_name, "base", snapshot.base, 1.0),
-        rules=rules,
-    )
+    def mirrors(self) -> list[Mirror]:
+        """The shadows of all routes."""
+        return [route.mirror for route in self.routes.values() if route.mirror is not None]
 
 
 def bucket(salt: bytes, unit: bytes) -> float:
@@ -155,8 +88,10 @@ def bucket(salt: bytes, unit: bytes) -> float:
 
 
 def pick_arm(route: CompiledRoute, unit: bytes | None) -> Target:
-    """The arm whose interval holds the unit's bucket; without a unit every request is drawn anew."""
+    """A tester's arm, or the one whose interval holds the unit's bucket; without a unit every request is drawn anew."""
     arms = route.arms
+    if route.testers and unit is not None and unit in route.testers:
+        return route.testers[unit]
     if len(arms) == 1:
         return arms[0][1]
     point = bucket(route.salt, os.urandom(8) if unit is None else unit)
@@ -173,9 +108,9 @@ def resolve(
     name = request.model
     route = table.routes.get(name)
     if route is not None:
-        return pick_arm(route, unit)
+        return _arm(route, headers, unit, operator)
     if name == "auto":
-        return _by_task(table, request, headers, unit)
+        return _by_task(table, request, headers, unit, operator)
     if name == table.base_name:
         return table.base
     if VERSION_PATTERN.fullmatch(name):
@@ -186,9 +121,26 @@ def resolve(
     raise model_not_found(name)
 
 
-def _by_task(table: RouteTable, request: ParsedRequest, headers: Mapping[bytes, bytes], unit: bytes | None) -> Target:
+def _arm(route: CompiledRoute, headers: Mapping[bytes, bytes], unit: bytes | None, operator: bool) -> Target:
+    """By the unit, unless an operator names the arm."""
+    wanted = headers.get(b"x-understudy-arm")
+    if wanted is None:
+        return pick_arm(route, unit)
+    if not operator:
+        raise forbidden("x-understudy-arm needs a key with the operator scope: leave it out")
+    target = route.by_name.get(wanted)
+    if target is None and wanted == b"candidate":
+        raise bad_request(f"{route.name} has no candidate now: leave x-understudy-arm out", "x-understudy-arm")
+    if target is None:
+        raise bad_request("x-understudy-arm must be candidate or stable", "x-understudy-arm")
+    return target
+
+
+def _by_task(
+    table: RouteTable, request: ParsedRequest, headers: Mapping[bytes, bytes], unit: bytes | None, operator: bool
+) -> Target:
     text = last_user_text(request.fields)[:RULE_TEXT]
     for rule in table.rules:
         if rule.route in table.routes and rule.matches(request.fields, headers, text):
-            return pick_arm(table.routes[rule.route], unit)
+            return _arm(table.routes[rule.route], headers, unit, operator)
     return table.base

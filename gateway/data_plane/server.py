@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import signal
 import socket
+import sys
 import threading
 import time
 from multiprocessing.context import SpawnProcess
@@ -125,6 +126,7 @@ class _Slot:
         self.restart_at: float | None = None
 
 
+SWITCH = 0.0005  # seconds a thread may go on while the loop waits for the interpreter: a tenth of Python's own default
 UNSTARTABLE = 3  # exit status of a worker whose start failed: another would fail as well
 
 
@@ -132,6 +134,7 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
     """Body of a worker process."""
     die_with_parent()
     configure("worker")
+    sys.setswitchinterval(SWITCH)
     app = DataPlane(settings)
     server = DrainingServer(worker_config(settings, app), app.worker)
     server.run(sockets=[listener])

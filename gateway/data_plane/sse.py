@@ -16,6 +16,11 @@ MAX_EVENT = 16 * 1024**2  # bytes one event may have; logprobs of long answers r
 _INPUT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
 _OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+# Text, reasoning or a tool call that is not empty. In the bytes of one event or answer.
+_WRITTEN = re.compile(
+    rb'"(?:content|text|delta|reasoning_content|reasoning|thinking|refusal|arguments|partial_json)"\s*:\s*"[^"]'
+    rb'|"tool_calls"\s*:\s*\[\s*\{|"type"\s*:\s*"(?:tool_use|function_call)"'
+)
 _TERMINAL = {
     "chat": (b"data: [DONE]",),
     "completions": (b"data: [DONE]",),
@@ -39,6 +44,11 @@ def read_usage(data: bytes) -> Usage:
         return Usage()
     given, written = _INPUT.search(data, at), _OUTPUT.search(data, at)
     return Usage(int(given[1]) if given else None, int(written[1]) if written else None)
+
+
+def is_written(data: bytes) -> bool:
+    """True when an answer holds any text or tool call."""
+    return _WRITTEN.search(data) is not None
 
 
 def restamp(data: bytes, stamped: tuple[bytes, bytes], public: bytes) -> bytes:
@@ -100,10 +110,10 @@ class StreamEditor:
         return self.feed(tail + b"\n\n") if tail.strip() else b""
 
     def _has_content(self, data: bytes) -> bool:
-        if self._named:
-            return b".delta" in data or b"content_block_delta" in data
-        # vLLM's first chat chunk carries the role and no text.
-        return b'"role":"assistant","content":""' not in data or data.count(b"data: ") > 1
+        """Not the role, nor the end: something to read. Only events of named streams that bring a part can have it."""
+        if self._named and b"delta" not in data and b"content_block_start" not in data:
+            return False
+        return _WRITTEN.search(data) is not None
 
     def _take_usage(self, data: bytes) -> bytes:
         """Remember the event; drop the one that only exists because we asked for it."""

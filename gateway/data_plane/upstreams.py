@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-from gateway.data_plane.call import Call, Timeouts
+from gateway.data_plane.call import TIMEOUTS, Call, Timeouts
 from gateway.data_plane.connection import Connection, Failure, Sink
 
 POOL_IDLE = 4.0  # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
 MAX_POOLED = 512  # idle connections kept per engine
 MISSING_FOR = 2.0  # seconds a replica that denied a version is passed over for it
 SWEEP = 0.25  # seconds between two looks at the deadlines
+SILENCE = 5.0  # seconds without a byte for anybody after which an engine that kept a request waiting counts as gone
+SETTLE = 0.02  # seconds between a broken connection and the look whether the engine still listens
+LOOK = 0.2  # seconds that look may take
 
 
 class Upstream:
@@ -29,6 +32,7 @@ class Upstream:
         self.ejected_until = 0.0
         self._failures = 0
         self._missing: dict[str, float] = {}
+        self._heard = 0.0  # when an answer last began
         self._idle: list[Connection] = []
         self._calls: set[Call] = set()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -45,13 +49,16 @@ class Upstream:
 
     # -- exchanges ----------------------------------------------------------------------------------------------
 
-    def call(self, path: bytes, headers: bytes, body: bytes, sink: Sink) -> Call:
-        """POST `body`. `headers` are complete lines. The sink is never called before this returns."""
+    def call(self, path: bytes, headers: bytes, body: bytes, sink: Sink, blames: bool = True) -> Call:
+        """POST `body`. `headers` are complete lines. The sink is never called before this returns.
+
+        `blames`: a connection that breaks speaks against the engine; not so for a version that may break them itself.
+        """
         request = b"POST %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
             self._prefix, path, self._constant, headers, len(body), body,
         )  # fmt: skip
         now = self.loop.time()
-        call = Call(self, request, sink, now)
+        call = Call(self, request, sink, now, blames)
         self.in_flight += 1
         self._calls.add(call)
         idle = self._idle
@@ -144,8 +151,32 @@ class Upstream:
             self._failures = min(self._failures + 1, 6)
             self.ejected_until = now + 0.1 * 2**self._failures
 
+    def check(self, failure: Failure, then: Callable[[bool], None]) -> None:
+        """Tell `then`, soon or at once, whether the engine as a whole is gone, not this one exchange broken off.
+
+        After a broken connection: does it still listen? After a silence: did it answer anybody meanwhile?
+        """
+        if failure in TIMEOUTS:
+            heard = max((call.last for call in self._calls if call.headed), default=0.0)
+            then(self.loop.time() - max(heard, self._heard) > SILENCE)
+        else:
+            task = self.loop.create_task(self._look(then))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _look(self, then: Callable[[bool], None]) -> None:
+        await asyncio.sleep(SETTLE)
+        try:
+            async with asyncio.timeout(LOOK):
+                (await self._open()).close()
+        except (OSError, TimeoutError):
+            then(True)
+        else:
+            then(False)
+
     def succeeded(self) -> None:
         """It answered: back in."""
+        self._heard = self.loop.time()
         self._failures = 0
         self.ejected_until = 0.0
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from adapters.database import open_database
 from adapters.fleet_store import FleetStore
@@ -14,15 +15,21 @@ from adapters.keys import server_secret
 from adapters.response_store import ResponseStore
 from adapters.snapshot import Snapshot
 from adapters.types import ApiKey
-from gateway.config import GatewaySettings, Settings, is_loopback, parse_duration
+from gateway.config import EngineSettings, GatewaySettings, Settings, is_loopback, parse_duration
 from gateway.data_plane import feedback
+from gateway.data_plane.accounting import Accountant
 from gateway.data_plane.auth import Authenticator, Principal
+from gateway.data_plane.breaker import Breakers, Trip
 from gateway.data_plane.call import Timeouts
 from gateway.data_plane.events import EventWriter
+from gateway.data_plane.evidence import Evidence
+from gateway.data_plane.grading import Grading
 from gateway.data_plane.handler import Handler, Services
 from gateway.data_plane.ids import IdMinter
 from gateway.data_plane.limits import Limiter
-from gateway.data_plane.routing import compile_rules, compile_table
+from gateway.data_plane.route_table import TableCompiler
+from gateway.data_plane.shadow import Shadows
+from gateway.data_plane.task_rules import compile_rules
 from gateway.data_plane.upstreams import SWEEP, Upstream
 from gateway.data_plane.watcher import SnapshotWatcher
 from gateway.errors import unavailable
@@ -30,6 +37,7 @@ from monitors.metrics import Recorder
 from monitors.shared_values import SharedValues
 
 FLUSH = 5.0  # seconds at shutdown for records that are not yet written
+SHARE = 0.1  # of the answers outside rollouts whose texts are looked at, unless configured
 STALE_AFTER = 60.0  # seconds without the database after which the worker says it is not ready for new traffic
 
 
@@ -42,9 +50,13 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = False
-        self._rules = compile_rules(settings.route)
         self._timeouts = _timeouts(settings.gateway)
         self._upstreams: dict[str, Upstream] = {}
+        self._breakers = Breakers()
+        self._compiler = TableCompiler(
+            settings.engine.served_name, compile_rules(settings.route), self._upstreams.get, self._breakers,
+            _share(settings), settings.gateway.workers,
+        )  # fmt: skip
         self._retired: list[Upstream] = []
 
     @contextlib.asynccontextmanager
@@ -58,8 +70,13 @@ class Worker:
         self.events = EventWriter(ResponseStore(self.database), recorder.events_dropped)
         minter = IdMinter(server_secret(self.database))
         limiter = Limiter(settings.data_dir / "limits")
+        grading = _grading(settings, recorder)
+        evidence = Evidence(self.events, recorder, grading)
+        self._shadows = Shadows(minter, self._in_flight, recorder.shadow, _prioritised(settings.engine))
+        accountant = Accountant(limiter, recorder, self.events, evidence, self._shadows, self._tripped)
+        self._shadows.finished = accountant.shadow
         max_n = settings.gateway.max_n
-        self.services = Services(self._authenticator([]), limiter, minter, recorder, self.events, max_n)
+        self.services = Services(self._authenticator([]), limiter, minter, recorder, self.events, accountant, max_n)
         self.handler = Handler(self.services)
         self.watcher = SnapshotWatcher(self.database, self._install, self._install_keys)
         self.watcher.start()
@@ -69,9 +86,10 @@ class Worker:
         finally:
             sweeper.cancel()
             self.watcher.stop()
+            self._shadows.close()
             for upstream in (*self._upstreams.values(), *self._retired):
                 upstream.close()
-            await asyncio.to_thread(self.events.close, FLUSH)
+            await asyncio.to_thread(_close, evidence, grading, self.events)
             limiter.close()
             self.values.close()
             self.database.close()
@@ -94,6 +112,8 @@ class Worker:
         labels = await self._assignments.resolve(row.assignment)
         if not self.services.events.feedback(row.as_row()):
             raise unavailable("Feedback cannot be stored now: try again shortly")
+        if row.score < feedback.SATISFIED:
+            self.services.events.hurry()
         if labels is not None:
             of = (labels.route, labels.version, labels.arm)
             self.services.recorder.feedback(*of, row.kind)
@@ -104,15 +124,27 @@ class Worker:
     def _install(self, snapshot: Snapshot) -> None:
         """Switch to a new routing state, whole."""
         self._adopt_endpoints(snapshot)
+        self._breakers.adopt(snapshot.routes)
         try:
-            table = compile_table(snapshot, self.settings.engine.served_name, self._rules, self._upstreams.get)
+            table = self._compiler.compile(snapshot)
         except (ValueError, KeyError) as error:
             logger.error("snapshot %d is unusable and is ignored: %s", snapshot.id, error)
             return
         self.services.table = table
+        self._shadows.retain(table.mirrors())
         for target in table.targets():
             self._assignments.put(target.assignment, feedback.Labels(target.route, target.version, target.arm))
         self.services.recorder.retain({target.version for target in table.targets()}, time.monotonic())
+
+    def _tripped(self, trip: Trip) -> None:
+        """From the next request on stable serves the arm's units; the controller reads it among the events."""
+        logger.error("route %s: stable takes over, by this worker alone: %s", trip.route, trip.reason)
+        table = self.services.table
+        if table is not None:
+            self.services.table = self._compiler.compile(table.snapshot)
+
+    def _in_flight(self) -> int:
+        return sum(upstream.in_flight for upstream in (*self._upstreams.values(), *self._retired))
 
     def _install_keys(self, keys: list[ApiKey]) -> None:
         self.services.authenticator = self._authenticator(keys)
@@ -137,10 +169,42 @@ class Worker:
             await asyncio.sleep(SWEEP)
             for upstream in (*self._upstreams.values(), *self._retired):
                 upstream.sweep(loop.time())
+            self._shadows.shed()
             for upstream in [u for u in self._retired if u.in_flight == 0]:
                 upstream.close()
                 self._retired.remove(upstream)
             self.services.recorder.snapshot_age(time.monotonic() - self.watcher.refreshed)
+
+
+def _close(evidence: Evidence, grading: Grading | None, events: EventWriter) -> None:
+    """What is under way is looked at, graded and written, in this order. Blocks."""
+    evidence.close(FLUSH)
+    if grading is not None:
+        grading.close(FLUSH)
+    events.close(FLUSH)
+
+
+def _share(settings: Settings) -> float:
+    """Of the answers outside rollouts that are looked at."""
+    rewards: Any = getattr(settings, "rewards", None)
+    return float(getattr(rewards, "sample", SHARE))
+
+
+def _grading(settings: Settings, recorder: Recorder) -> Grading | None:
+    """The client of the scoring service, where one is configured."""
+    rewards: Any = getattr(settings, "rewards", None)
+    url = getattr(rewards, "url", "")
+    if not url:
+        return None
+    from monitors.rewards.http_client import Client  # httpx: only for those who need it
+
+    client = Client("production", url, timeout=30.0, key_variable="UNDERSTUDY_REWARDS__API_KEY")
+    return Grading(client, recorder.events_dropped)
+
+
+def _prioritised(engine: EngineSettings) -> bool:
+    """True when the engines are known to take a `priority`: ours do, unless somebody wants it otherwise."""
+    return engine.managed and not any(argument.startswith("--scheduling") for argument in engine.extra_args)
 
 
 def _timeouts(settings: GatewaySettings) -> Timeouts:

@@ -24,6 +24,11 @@ def feedback(at=1.0, **changes):
     }  # fmt: skip
 
 
+def test_the_columns_are_those_of_the_tables():
+    for name, columns in response_store.COLUMNS.items():
+        assert {*columns, "id"} == set(tables.metadata.tables[name].columns.keys())
+
+
 def rows(database, table):
     with database.read() as connection:
         return [dict(row) for row in connection.execute(select(table).order_by(table.c.id)).mappings()]

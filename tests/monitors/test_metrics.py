@@ -117,7 +117,21 @@ def test_drops_are_counted_from_any_thread(tmp_path: Path, recorder: Recorder) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert merged(tmp_path)["events_dropped_total"] == {("response",): [20_000], ("feedback",): [0]}
+    others = {(kind.value,): [0] for kind in c.EventKind}
+    assert merged(tmp_path)["events_dropped_total"] == others | {("response",): [20_000]}
+
+
+def test_what_answers_and_shadows_are_like(tmp_path: Path, recorder: Recorder) -> None:
+    recorder.text(*CALL[:2], duplicates=0.25, compression=2.0)
+    recorder.reward(*CALL[:3], grader="exact", score=1.0)
+    recorder.shadow("support", c.ShadowOutcome.SHED)
+    recorder.breaker(*CALL[:2])
+    found = merged(tmp_path)
+    assert found["response_duplicate_ngram_ratio"][CALL[:2]][-1] == 0.25
+    assert found["response_compression_ratio"][CALL[:2]][-1] == 2.0
+    assert found["reward_score"][*CALL[:3], "exact"][-1] == 1.0
+    assert found["shadow_total"] == {("support", "shed"): [1]}
+    assert found["breaker_trips_total"] == {CALL[:2]: [1]}
 
 
 def test_the_snapshots_age_grows_by_itself(tmp_path: Path, recorder: Recorder) -> None:

@@ -1,7 +1,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from sqlalchemy import func, select
 from adapters import tables
 from adapters.database import Database
 from adapters.errors import DatabaseError
-from adapters.response_store import ResponseStore
+from adapters.response_store import COLUMNS, ResponseStore
 from gateway.data_plane import events
-from gateway.data_plane.events import FEEDBACK_COLUMNS, RESPONSE_COLUMNS, EventWriter
+from gateway.data_plane.events import EventWriter
+from monitors.conventions import EventKind
 from tests.support.python import kill, start_python
 
 
@@ -30,8 +31,9 @@ def response(number: int = 0, **changes: Any) -> tuple[Any, ...]:
         "duration": 0.5,
         "input_tokens": 3,
         "output_tokens": None,
+        "flags": 0,
     }
-    return tuple({**row, **changes}[column] for column in RESPONSE_COLUMNS)
+    return tuple({**row, **changes}[column] for column in COLUMNS["responses"])
 
 
 def feedback(number: int = 0) -> tuple[Any, ...]:
@@ -47,24 +49,26 @@ def until(true: Callable[[], bool]) -> None:
 
 
 class Store:
-    """Keeps rows in memory; away while `away` is set."""
+    """Keeps rows in memory, by table; away while `away` is set."""
 
     def __init__(self) -> None:
         self.away = threading.Event()
-        self.responses: list[dict[str, Any]] = []
-        self.feedback: list[dict[str, Any]] = []
+        self.rows: dict[str, list[Any]] = {table: [] for table in COLUMNS}
         self.tries = 0
 
-    def insert_responses(self, rows: list[dict[str, Any]]) -> None:
+    @property
+    def responses(self) -> list[Any]:
+        return self.rows["responses"]
+
+    @property
+    def feedback(self) -> list[Any]:
+        return self.rows["feedback"]
+
+    def append(self, table: str, rows: Sequence[Any]) -> None:
         self.tries += 1
         if self.away.is_set():
             raise DatabaseError("away")
-        self.responses += rows
-
-    def insert_feedback(self, rows: list[dict[str, Any]]) -> None:
-        if self.away.is_set():
-            raise DatabaseError("away")
-        self.feedback += rows
+        self.rows[table] += rows
 
 
 class Drops(Counter[str]):
@@ -72,9 +76,42 @@ class Drops(Counter[str]):
         self[kind] += count
 
 
-def test_the_columns_are_those_of_the_tables() -> None:
-    assert {*RESPONSE_COLUMNS, "id"} == set(tables.responses.columns.keys())
-    assert {*FEEDBACK_COLUMNS, "id"} == set(tables.feedback.columns.keys())
+def test_every_kind_has_a_table_and_only_texts_have_none() -> None:
+    assert {kind for kind, _ in events.TABLES} == {*EventKind} - {EventKind.TEXT, EventKind.GRADING}
+    assert {table for _, table in events.TABLES} == {*COLUMNS}
+
+
+def test_a_bad_event_does_not_wait_for_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "INTERVAL", 3600.0)
+    store = Store()
+    writer = EventWriter(store, Drops())
+    writer.response(response(1))
+    time.sleep(0.05)
+    assert store.responses == []
+    writer.response(response(2, status=502))
+    writer.record(EventKind.SCORE, ("id-1", 1.0, 1, b"12345678", "exact", 0.5))
+    writer.hurry()
+    until(lambda: len(store.responses) == 2 and len(store.rows["scores"]) == 1)
+    writer.close(5.0)
+
+
+def test_evidence_reaches_a_real_database(database: Database) -> None:
+    drops = Drops()
+    with database.begin() as connection:
+        row = {"route": "support", "candidate": "support@b", "stable": "support@a", "plan": {}, "phase": "ramp"}
+        connection.execute(tables.rollouts.insert().values(**row, started_at=1.0, phase_since=1.0, state={}))
+    writer = EventWriter(ResponseStore(database), drops)
+    numbers = '{"failures": 5}'
+    assert writer.record(EventKind.ROLLOUT, (1, 1.0, "breaker", "worker 7", "5 in a row", numbers))
+    assert writer.record(EventKind.ROLLOUT, (99, 1.0, "breaker", "worker 7", "of no rollout", numbers))
+    assert writer.record(EventKind.PAIR, (1, "id-1", 1.0, b"12345678", "text.tokens", 3.0, 4.0))
+    assert writer.record(EventKind.SCORE, ("id-1", 1.0, 1, b"12345678", "exact", 0.5))
+    writer.close(10.0)
+    with database.read() as connection:
+        assert connection.execute(select(tables.rollout_events.c.numbers)).scalars().all() == [{"failures": 5}]
+        assert connection.execute(select(tables.shadow_pairs.c.candidate)).scalars().all() == [4.0]
+        assert connection.execute(select(tables.scores.c.value)).scalars().all() == [0.5]
+    assert drops == {"rollout": 1}
 
 
 def test_rows_reach_a_real_database_in_order(database: Database) -> None:
@@ -118,7 +155,7 @@ def test_while_the_database_is_away_rows_wait_and_then_arrive_once(monkeypatch: 
     assert store.responses == []
     store.away.clear()
     until(lambda: len(store.responses) == 1200 and len(store.feedback) == 1)
-    assert [row["response_id"] for row in store.responses] == [f"id-{number}" for number in range(1200)]
+    assert [row[0] for row in store.responses] == [f"id-{number}" for number in range(1200)]
     assert writer.close(5.0) == 0
     assert not drops
 
@@ -154,7 +191,7 @@ def test_closing_meets_its_deadline_while_the_store_hangs() -> None:
     release = threading.Event()
 
     class Hanging(Store):
-        def insert_responses(self, rows: list[dict[str, Any]]) -> None:
+        def append(self, table: str, rows: Sequence[Any]) -> None:
             release.wait(60)
 
     drops = Drops()
@@ -180,7 +217,7 @@ writer = EventWriter(ResponseStore(open_database(DatabaseSettings(), Path(sys.ar
 number = 0
 while True:
     for _ in range(20):
-        writer.response((f"id-{number}", 1.0, 1, b"12345678", "chat", 200, "ok", None, 0.5, 3, None))
+        writer.response((f"id-{number}", 1.0, 1, b"12345678", "chat", 200, "ok", None, 0.5, 3, None, 0))
         number += 1
     print(number, flush=True)
     import time

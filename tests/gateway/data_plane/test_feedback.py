@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import DatabaseError
+from adapters.response_store import COLUMNS
 from gateway.data_plane.auth import Principal, owner_tag
-from gateway.data_plane.events import FEEDBACK_COLUMNS
 from gateway.data_plane.feedback import MAX_BODY, MAX_COMMENT, Assignments, FeedbackRow, Labels, parse
 from gateway.data_plane.ids import IdMinter
 from gateway.errors import ApiError
@@ -42,7 +42,7 @@ def test_good_feedback(kind: str, score: float) -> None:
     row = send({"response_id": ID, "score": score, "kind": kind, "comment": "très bien 💯"})
     assert row == FeedbackRow(ID.removeprefix("chatcmpl-"), 2e9, 42, UNIT, score, kind, "très bien 💯")
     assert isinstance(row.score, float)
-    assert dict(zip(FEEDBACK_COLUMNS, row.as_row(), strict=True))["comment"] == "très bien 💯"
+    assert dict(zip(COLUMNS["feedback"], row.as_row(), strict=True))["comment"] == "très bien 💯"
 
 
 @pytest.mark.parametrize("comment", [None, ""])

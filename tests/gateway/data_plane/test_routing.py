@@ -11,8 +11,11 @@ from scipy.stats import chisquare
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot
 from gateway.config import MatchRule, RouteSettings
 from gateway.data_plane import routing
+from gateway.data_plane.breaker import Breakers
 from gateway.data_plane.endpoints import CHAT
 from gateway.data_plane.protocol import parse
+from gateway.data_plane.route_table import TableCompiler
+from gateway.data_plane.task_rules import compile_rules
 from gateway.errors import ApiError
 
 STABLE, CANDIDATE = "support@" + "a" * 12, "support@" + "b" * 12
@@ -32,7 +35,7 @@ def snapshot(share: float = 0.05) -> Snapshot:
 
 
 def table(share: float = 0.05, rules: tuple[RouteSettings, ...] = ()) -> routing.RouteTable:
-    return routing.compile_table(snapshot(share), "base", routing.compile_rules(rules), lambda _: None)
+    return TableCompiler("base", compile_rules(rules), lambda _: None, Breakers()).compile(snapshot(share))
 
 
 def ask(

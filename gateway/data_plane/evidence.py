@@ -1,0 +1,199 @@
+"""Looks at sampled answers after they have left: text statistics, and samples for the graders. In a thread of its own.
+
+The loop only appends to a bounded queue. The thread takes one answer at a time and gives the interpreter away in
+between, so that no request waits for more than one answer's statistics. Texts are dropped as soon as they are looked
+at; what stays are numbers: rows of `scores` and `shadow_pairs`, and histograms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from gateway.data_plane.events import EventWriter
+from gateway.data_plane.exchange import Finished
+from gateway.data_plane.grading import Grading, Job, Scores, Text
+from gateway.data_plane.relay import MAX_KEPT
+from gateway.data_plane.texts import answer_text, prompt_messages
+from gateway.data_plane.watch import STORE
+from monitors.answer_statistics import Repetition, answer_statistics, tokenise
+from monitors.conventions import EventKind
+from monitors.metrics import Recorder
+
+logger = logging.getLogger("understudy.evidence")
+
+CAPACITY = 512  # answers that may wait to be looked at
+MOST_WAITING = 64 * 1024**2  # bytes of requests and answers that may wait
+INTERVAL = 0.05  # seconds between two looks at the queue
+VERSIONS = 16  # versions whose earlier answers are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The same prompt, answered by stable and by the shadow."""
+
+    rollout: int
+    stable: Finished
+    shadow: Finished
+
+
+class Evidence:
+    """Owns the thread. `offer` and `pair` from the loop's thread; `grading` None: there are no graders."""
+
+    def __init__(self, events: EventWriter, recorder: Recorder, grading: Grading | None) -> None:
+        self._events = events
+        self._recorder = recorder
+        self._grading = grading
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Finished | Pair] = deque()
+        self._came = self._went = 0  # bytes; each written by one thread
+        self._repetitions: dict[str, Repetition] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+        self._thread.start()
+
+    def offer(self, done: Finished) -> None:
+        """Look at a user's answer. Never waits: dropped and counted when too many are waiting."""
+        self._put(done)
+
+    def pair(self, pair: Pair) -> None:
+        """Compare the two answers of a pair."""
+        self._put(pair)
+
+    def close(self, seconds: float) -> None:
+        """Look at what is waiting, for at most `seconds`. Blocks: not for the loop."""
+        self._stop.set()
+        self._thread.join(seconds)
+
+    def _put(self, item: Finished | Pair) -> None:
+        if len(self._queue) < CAPACITY and self._came - self._went < MOST_WAITING:
+            self._came += _size(item)
+            self._queue.append(item)
+        else:
+            self._recorder.events_dropped(EventKind.TEXT)
+
+    def _run(self) -> None:
+        while True:
+            stopping = self._stop.wait(INTERVAL)
+            while self._queue:
+                item = self._queue.popleft()
+                self._went += _size(item)
+                try:
+                    self._look(item)
+                except Exception:  # one odd answer must not end the thread
+                    logger.exception("bug while looking at an answer")
+                time.sleep(0)
+            if stopping:
+                return
+
+    def _look(self, item: Finished | Pair) -> None:
+        if isinstance(item, Pair):
+            self._look_at_pair(item)
+            return
+        text = _text(item)
+        found = self._statistics(item, text)
+        self._in_loop(
+            self._recorder.text, *_version(item), duplicates=found["duplicate_4gram"],
+            compression=found["compression_ratio"],
+        )  # fmt: skip
+        if not item.exchange.selected & STORE:
+            return
+        now = time.time()
+        for name, value in found.items():
+            self._events.record(EventKind.SCORE, score_row(item, now, f"text.{name}", value))
+        if self._grading is not None:
+            self._grade([(item, text)], lambda scores: self._scored(item, scores[0]))
+
+    def _scored(self, item: Finished, scores: Scores) -> None:
+        """In the grading thread."""
+        now = time.time()
+        for grader, value in scores.items():
+            self._events.record(EventKind.SCORE, score_row(item, now, f"reward.{grader}", value))
+            self._in_loop(self._recorder.reward, *_version(item), item.exchange.target.arm, grader=grader, score=value)
+
+    def _look_at_pair(self, pair: Pair) -> None:
+        texts = [(item, _text(item)) for item in (pair.stable, pair.shadow)]
+        stable, shadow = (answer_statistics(text) | _tokens(item) for item, text in texts)
+        self._paired(pair, {f"text.{name}": value for name, value in stable.items()},
+                     {f"text.{name}": value for name, value in shadow.items()})  # fmt: skip
+        if self._grading is not None:
+            self._grade(texts, lambda scores: self._paired(pair, *(_rewards(of) for of in scores)))
+
+    def _paired(self, pair: Pair, stable: dict[str, float], shadow: dict[str, float]) -> None:
+        """Rows for what both have. From this thread, and from the grading one."""
+        exchange, now = pair.stable.exchange, time.time()
+        for name in stable.keys() & shadow.keys():
+            row = (pair.rollout, exchange.response_id, now, exchange.unit, name, stable[name], shadow[name])
+            self._events.record(EventKind.PAIR, row)
+
+    def _grade(self, texts: list[tuple[Finished, str]], then: Callable[[list[Scores]], None]) -> None:
+        assert self._grading is not None
+        if any(len(item.answer) >= MAX_KEPT and item.answer[:1] != b"{" for item, _ in texts):
+            self._recorder.events_dropped(EventKind.GRADING)  # of a stream this long only the beginning is here
+            return
+        self._grading.offer(Job([_sample(item, text) for item, text in texts], then))
+
+    def _statistics(self, item: Finished, text: str) -> dict[str, float]:
+        found = answer_statistics(text) | _tokens(item)
+        version = item.exchange.target.version
+        seen = self._repetitions.pop(version, None) or Repetition()
+        self._repetitions[version] = seen  # again: to the end, as the newest
+        while len(self._repetitions) > VERSIONS:
+            del self._repetitions[next(iter(self._repetitions))]
+        repeated = seen.observe(tokenise(text))
+        return found if repeated is None else found | {"repetition": repeated}
+
+    def _in_loop(self, call: Callable[..., None], *values: object, **named: object) -> None:
+        """Metrics are counted by the loop's thread alone."""
+        try:
+            self._loop.call_soon_threadsafe(lambda: call(*values, **named))
+        except RuntimeError:  # the loop is closed: shutting down
+            logger.debug("a metric came too late")
+
+
+def _size(item: Finished | Pair) -> int:
+    if isinstance(item, Pair):
+        return _size(item.stable) + len(item.shadow.answer)
+    return len(item.answer) + len(item.exchange.request.body)
+
+
+def score_row(item: Finished, at: float, metric: str, value: float) -> tuple[object, ...]:
+    """One row of `scores`; `at` in seconds since the epoch."""
+    exchange = item.exchange
+    return (exchange.response_id, at, exchange.target.assignment, exchange.unit, metric, value)
+
+
+def _text(item: Finished) -> str:
+    return answer_text(item.exchange.request.endpoint.name, item.answer)
+
+
+def _tokens(item: Finished) -> dict[str, float]:
+    """As the engine counted them, which is better than words."""
+    count = item.usage.output_tokens
+    return {} if count is None else {"tokens": float(count)}
+
+
+def _version(item: Finished) -> tuple[str, str]:
+    return item.exchange.target.route, item.exchange.target.version
+
+
+def _rewards(scores: Scores) -> dict[str, float]:
+    return {f"reward.{name}": value for name, value in scores.items()}
+
+
+def _sample(item: Finished, text: str) -> Text:
+    request = item.exchange.request
+    return Text(prompt_messages(request.endpoint.name, request.fields), text, _columns(request.fields.get("metadata")))
+
+
+def _columns(metadata: object) -> dict[str, str]:
+    """What a client says about a request may be what a grader needs, such as the expected answer."""
+    if not isinstance(metadata, dict):
+        return {}
+    given: Iterable[tuple[object, object]] = metadata.items()
+    return {key: value for key, value in given if isinstance(key, str) and isinstance(value, str)}
