@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.errors import AdapterRejected
+from adapters.types import Kind
+
+HEAD = "score"
+"""The module of a reward model that is saved whole: one number from the last hidden state."""
 
 _LARGEST_SCALE = 1000.0
 _NOT_IDENTITY = ("base_model_name_or_path", "peft_version")
@@ -68,13 +72,18 @@ class AdapterConfig:
         return json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def check_config(raw: Any, max_rank: int) -> AdapterConfig:
-    """Check the parsed adapter_config.json. Raises AdapterRejected."""
+def check_config(raw: Any, max_rank: int, kind: Kind = Kind.ADAPTER) -> AdapterConfig:
+    """Check the parsed adapter_config.json. Raises AdapterRejected.
+
+    A reward model, which no engine serves, saves its score head as the one whole module.
+    """
     if not isinstance(raw, dict):
         raise AdapterRejected("adapter_config.json is not an object: save the adapter with PEFT's save_pretrained")
     if str(raw.get("peft_type")).upper() != "LORA":
         raise AdapterRejected(f"peft_type is {_show(raw.get('peft_type'))}: only LORA adapters are served")
-    _check_features(raw)
+    if kind is Kind.REWARD_MODEL:
+        _check_head(raw)
+    _check_features({**raw, "modules_to_save": None} if kind is Kind.REWARD_MODEL else raw)
     r = _rank("r", raw.get("r"), max_rank)
     ranks = {key: _rank(f"rank_pattern[{key!r}]", rank, max_rank) for key, rank in _patterns(raw, "rank_pattern")}
     alphas = [("lora_alpha", raw.get("lora_alpha")), *_patterns(raw, "alpha_pattern")]
@@ -83,6 +92,15 @@ def check_config(raw: Any, max_rank: int) -> AdapterConfig:
     if raw.get("exclude_modules"):
         _names("exclude_modules", raw["exclude_modules"])
     return AdapterConfig(raw, r, _names("target_modules", raw.get("target_modules")), ranks)
+
+
+def _check_head(raw: dict[str, Any]) -> None:
+    if raw.get("task_type") != "SEQ_CLS" or raw.get("modules_to_save") != [HEAD]:
+        found = f"{_show(raw.get('task_type'))} and {_show(raw.get('modules_to_save'))}"
+        raise AdapterRejected(
+            f"a reward model has task_type SEQ_CLS and modules_to_save [{HEAD!r}], not {found}: "
+            "make one with `understudy train reward-model`"
+        )
 
 
 def _check_features(raw: dict[str, Any]) -> None:

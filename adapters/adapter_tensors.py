@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapters.adapter_config import AdapterConfig
+from adapters.adapter_config import HEAD, AdapterConfig
 from adapters.base import BaseModelInfo
 from adapters.errors import AdapterRejected
 from adapters.tensor_file import TensorInfo, chunks
+from adapters.types import Kind
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -32,8 +33,12 @@ _FLOATS = {
 }
 
 
-def check_tensors(tensors: dict[str, TensorInfo], config: AdapterConfig, base: BaseModelInfo) -> int:
+def check_tensors(
+    tensors: dict[str, TensorInfo], config: AdapterConfig, base: BaseModelInfo, kind: Kind = Kind.ADAPTER
+) -> int:
     """Names, pairs, shapes and types. Returns the largest rank in use. Raises AdapterRejected."""
+    if kind is Kind.REWARD_MODEL:
+        tensors = _without_head(tensors, base)
     if not tensors:
         raise AdapterRejected("adapter_model.safetensors holds no tensors: save the adapter after training")
     parts: dict[str, set[str]] = {}
@@ -53,6 +58,19 @@ def check_tensors(tensors: dict[str, TensorInfo], config: AdapterConfig, base: B
     if config.targets is not None:
         _check_targets(set(parts), config, base)
     return max(config.rank_of(module) for module in parts)
+
+
+def _without_head(tensors: dict[str, TensorInfo], base: BaseModelInfo) -> dict[str, TensorInfo]:
+    """The LoRA's tensors of a reward model, whose score head must be there and fit the base."""
+    name = f"{_PREFIX}{HEAD}.weight"
+    head = tensors.get(name)
+    if head is None:
+        raise AdapterRejected(f"a reward model needs the tensor {name}: make one with `understudy train reward-model`")
+    widths = (shape[1] for module, shape in base.modules.items() if module.endswith(_EMBEDDINGS))
+    width = next(widths, head.shape[-1])
+    if head.shape != (1, width) or head.dtype not in _FLOATS:
+        raise AdapterRejected(f"tensor {name} is {head.dtype} of shape {list(head.shape)}, the base needs [1, {width}]")
+    return {other: tensor for other, tensor in tensors.items() if other != name}
 
 
 def hash_tensors(path: Path, tensors: dict[str, TensorInfo]) -> _Hash:

@@ -22,6 +22,7 @@ from adapters.base import BaseModelInfo
 from adapters.errors import AdapterRejected
 from adapters.probes import Probes
 from adapters.tensor_file import parse_json, read_header
+from adapters.types import Kind
 
 CONFIG, TENSORS, PROBES, MANIFEST = (
     "adapter_config.json", "adapter_model.safetensors", "probes.json", "manifest.json",
@@ -43,17 +44,23 @@ class CheckedAdapter:
 
 
 def check_adapter(
-    directory: Path, base: BaseModelInfo, *, max_rank: int, max_bytes: int = 2 * 1024**3
+    directory: Path,
+    base: BaseModelInfo,
+    *,
+    max_rank: int,
+    max_bytes: int = 2 * 1024**3,
+    kind: Kind = Kind.ADAPTER,
 ) -> CheckedAdapter:
     """Check the adapter in `directory`; its bytes are read once, never held. Raises AdapterRejected.
 
-    `max_rank`: the engines' --max-lora-rank. `max_bytes`: the largest accepted tensor file.
+    `max_rank`: the engines' --max-lora-rank. `max_bytes`: the largest accepted tensor file. `kind`: a reward model
+    may carry a score head.
     """
     try:
         paths = _find_files(directory)
     except OSError as error:  # a name too long, a folder that this user may not enter
         raise AdapterRejected(f"{error.filename} cannot be read: {error.strerror}") from None
-    config = check_config(_read_json(paths[CONFIG]), max_rank)
+    config = check_config(_read_json(paths[CONFIG]), max_rank, kind)
     manifest = _read_manifest(paths, config, base)
     weights = paths[TENSORS]
     try:
@@ -62,7 +69,7 @@ def check_adapter(
             raise AdapterRejected(f"{TENSORS} has {size:,} bytes, {max_bytes:,} at most: use a smaller rank")
         file = AdapterFile.of(weights)  # hashed first: what is stored later must be what is checked now
         tensors = read_header(weights)
-        rank = check_tensors(tensors, config, base)
+        rank = check_tensors(tensors, config, base, kind)
         digest = hash_tensors(weights, tensors)
     except ValueError as error:
         raise AdapterRejected(f"{TENSORS}: {error}: save or copy it again") from None

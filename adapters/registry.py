@@ -46,7 +46,7 @@ class Registry:
         registered, and the next push goes on from there. Raises AdapterRejected, Conflict, ArtifactError.
         """
         check_route_name(route)
-        checked = check_adapter(directory, base, max_rank=max_rank)
+        checked = check_adapter(directory, base, max_rank=max_rank, kind=kind)
         with self._database.read() as connection:
             _check_free(_find(connection, _name(route, checked.digest)), checked.digest)  # before gigabytes are copied
         row = _row(route, checked, base=base, kind=kind, lineage={**(lineage or {}), "pushed_by": actor})

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.adapter_config import check_config
+from adapters.adapter_config import HEAD, check_config
 from adapters.base import BaseModelInfo, read_base, resolve_base
 from adapters.errors import AdapterRejected, ConfigError
 from trainer.config import Algorithm, RunConfig
 from trainer.installation import Installation
 from trainer.model import DType, quantization_method
 from trainer.policy import lora_options
-
-HEAD = "score"
-"""The one whole module that a reward model saves beside its LoRA."""
 
 
 @dataclass(frozen=True)

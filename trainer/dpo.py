@@ -8,8 +8,10 @@ from trainer.job import Job, Outcome
 from trainer.model import load_tokenizer
 from trainer.options import arguments
 from trainer.policy import load_policy
-from trainer.preferences import pair_accuracy, pairs
+from trainer.preferences import messages, pair_accuracy
 from trainer.training import fit, gold_monitor, held_out_options, without_reference
+
+COLUMNS = ("prompt", "chosen", "rejected")
 
 
 def run(job: Job) -> Outcome:
@@ -25,7 +27,7 @@ def run(job: Job) -> Outcome:
 
 
 def make_trainer(job: Job, tokenizer: Any) -> Any:
-    """TRL's DPOTrainer on tokenised pairs. The reference is the base, or the adapter that is continued."""
+    """TRL's DPOTrainer on pairs. The reference is the base, or the adapter that is continued."""
     from trl import DPOTrainer
 
     held_out = job.dataset.held_out
@@ -34,8 +36,8 @@ def make_trainer(job: Job, tokenizer: Any) -> Any:
     return without_reference(DPOTrainer)(
         model=model,
         args=options,
-        train_dataset=pairs(job.dataset.rows),
-        eval_dataset=pairs(held_out) if held_out and options.eval_strategy != "no" else None,
+        train_dataset=messages(job.dataset.rows, *COLUMNS),
+        eval_dataset=messages(held_out, *COLUMNS) if held_out and options.eval_strategy != "no" else None,
         processing_class=tokenizer,
         peft_config=lora,
     )

@@ -9,8 +9,10 @@ from trainer.job import Job, Outcome
 from trainer.model import load_tokenizer
 from trainer.options import arguments
 from trainer.policy import load_policy
-from trainer.preferences import thumbs
+from trainer.preferences import messages
 from trainer.training import fit, gold_monitor, held_out_options, without_reference
+
+COLUMNS = ("prompt", "completion", "label")
 
 
 def run(job: Job) -> Outcome:
@@ -21,7 +23,7 @@ def run(job: Job) -> Outcome:
 
 
 def make_trainer(job: Job, tokenizer: Any) -> Any:
-    """TRL's KTOTrainer on tokenised thumbs, each kind weighted so that both count the same unless `[trainer]` says."""
+    """TRL's KTOTrainer on thumbs, each kind weighted so that both count the same unless `[trainer]` says."""
     from trl import KTOTrainer
 
     held_out = job.dataset.held_out
@@ -32,8 +34,8 @@ def make_trainer(job: Job, tokenizer: Any) -> Any:
     return without_reference(KTOTrainer)(
         model=model,
         args=options,
-        train_dataset=thumbs(job.dataset.rows),
-        eval_dataset=thumbs(held_out) if held_out and options.eval_strategy != "no" else None,
+        train_dataset=messages(job.dataset.rows, *COLUMNS),
+        eval_dataset=messages(held_out, *COLUMNS) if held_out and options.eval_strategy != "no" else None,
         processing_class=tokenizer,
         peft_config=lora,
     )

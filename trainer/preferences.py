@@ -10,18 +10,14 @@ from trainer.data import EncodedRow
 from trainer.health import Proxy
 
 
-def pairs(rows: Sequence[EncodedRow]) -> Any:
-    """prompt_ids, chosen_ids, rejected_ids: the prompt's tokens, then each answer's."""
+def messages(rows: Sequence[EncodedRow], *columns: str) -> Any:
+    """The named columns, lists of messages: for DPO and KTO, which take no token ids.
+
+    TRL renders them by the same template; trainer.chat has made sure that this is what serving sees.
+    """
     from datasets import Dataset
 
-    return Dataset.from_list([
-        {
-            "prompt_ids": _prompt(chosen),
-            "chosen_ids": _answer(chosen),
-            "rejected_ids": _answer(rejected),
-        }
-        for chosen, rejected in (row.sequences for row in rows)
-    ])  # fmt: skip
+    return Dataset.from_list([{name: row.row.data[name] for name in columns} for row in rows])
 
 
 def whole_pairs(rows: Sequence[EncodedRow]) -> Any:
@@ -30,17 +26,6 @@ def whole_pairs(rows: Sequence[EncodedRow]) -> Any:
 
     both = (row.sequences for row in rows)
     return Dataset.from_list([{"chosen_ids": c.input_ids, "rejected_ids": r.input_ids} for c, r in both])
-
-
-def thumbs(rows: Sequence[EncodedRow]) -> Any:
-    """prompt_ids, completion_ids, label: for KTO."""
-    from datasets import Dataset
-
-    return Dataset.from_list([
-        {"prompt_ids": _prompt(s), "completion_ids": _answer(s), "label": row.row.data["label"]}
-        for row in rows
-        for s in row.sequences
-    ])  # fmt: skip
 
 
 def pair_accuracy(rows: Sequence[EncodedRow], reference: str | None, batch: int = 64) -> Proxy:
@@ -82,11 +67,3 @@ def sums(model: Any, sequences: Sequence[Encoded], batch: int) -> list[float]:
         picked = logits.gather(-1, labels.clamp(min=0).to(device)[..., None])[..., 0] - logits.logsumexp(-1)
         found += [float(value) for value in (picked.cpu() * scored).sum(-1)]
     return found
-
-
-def _prompt(sequence: Encoded) -> list[int]:
-    return sequence.input_ids[: sequence.prompt_length]
-
-
-def _answer(sequence: Encoded) -> list[int]:
-    return sequence.input_ids[sequence.prompt_length :]

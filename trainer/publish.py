@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.adapter_config import HEAD
 from adapters.base import BaseModelInfo
 from adapters.errors import ConfigError, TrainingError
 from adapters.manifest import CONFIG, MANIFEST, PROBES, TENSORS
 from adapters.registry import Registry
 from adapters.types import AdapterVersion, Kind
-from trainer.base_checks import HEAD, Bases
+from trainer.base_checks import Bases
 from trainer.job import Job, Outcome
 from trainer.probes import record_probes
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from adapters.adapter_config import HEAD
 from adapters.errors import TrainingError
 from monitors.stats.scores import expected_calibration_error
-from trainer.base_checks import HEAD
 from trainer.chat import Encoded
 from trainer.data import EncodedRow
 from trainer.job import Job, Outcome
@@ -60,6 +60,7 @@ def make_trainer(job: Job, tokenizer: Any) -> Any:
     options = arguments(job, **held_out_options(job))
     set_seed(job.config.seed)
     model = load_base(job.base.path, job.dtype, nf4=job.config.quantization == "nf4", head="score")
+    _start(model)
     settings = job.config.lora.model_copy(update={"modules_to_save": (HEAD,)})
     return RewardTrainer(
         model=model,
@@ -120,6 +121,14 @@ def calibrate(scores: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, flo
     if not scale > 1e-6:
         raise TrainingError("the reward model gives every held-out answer the same score: it has learned nothing")
     return float(np.mean(scores)), scale
+
+
+def _start(model: Any) -> None:
+    """Small random numbers for the head: a checkpoint that is expanded while it loads leaves it as memory was."""
+    import torch
+
+    with torch.no_grad():
+        model.score.weight.normal_(0.0, float(model.config.get_text_config().initializer_range))
 
 
 def _with_held_out(job: Job) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,13 +38,29 @@ def fit(job: Job, trainer: Any, monitor: Any = None) -> Outcome:
             monitor.restore(job.resume_from)
     for callback in callbacks(job):
         trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+    train_to_end(job, trainer)
     last = job.run.path / "last"
     save_adapter(trainer, last)
     if monitor is None:
         return Outcome(last, trainer.state.global_step)
     outcome: Outcome = monitor.outcome(last, trainer.state.global_step)
     return outcome
+
+
+def train_to_end(job: Job, trainer: Any) -> None:
+    """TRL's train(), from the newest whole checkpoint; nothing but its weights are loaded if that is the last one.
+
+    transformers would take one step more than max_steps then, and publish other weights than an uninterrupted run.
+    """
+    if job.resume_from is None:
+        trainer.train()
+        return
+    state = json.loads((job.resume_from / "trainer_state.json").read_text(encoding="utf-8"))
+    if state["global_step"] >= state["max_steps"]:
+        trainer._load_from_checkpoint(str(job.resume_from))
+        trainer.state.global_step = state["global_step"]
+        return
+    trainer.train(resume_from_checkpoint=str(job.resume_from))
 
 
 def gold_monitor(job: Job, tokenizer: Any, proxy: Proxy | None = None) -> HealthMonitor | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 
+import numpy
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from adapters.errors import AdapterRejected
 from adapters.manifest import check_adapter
 from adapters.probes import Probes
+from adapters.types import Kind
 from tests.support import peft
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -191,3 +193,55 @@ def test_no_directory(tmp_path, base):
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(AdapterRejected, match=r"is not a directory|has no adapter_config"):
             check(path, base)
+
+
+@pytest.fixture
+def reward_model(tmp_path):
+    """A directory as RewardTrainer and PEFT save it, and its base."""
+    base = peft.small_base(tmp_path / "base")
+    folder = peft.write_adapter(tmp_path / "rm", base)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors["base_model.model.score.weight"] = numpy.ones((1, peft.HIDDEN), "f4")
+    save_file(tensors, folder / "adapter_model.safetensors")
+    change_config(folder, task_type="SEQ_CLS", modules_to_save=["score"])
+    return folder, base
+
+
+def change_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_reward_model_may_carry_its_score_head_and_an_adapter_may_not(reward_model):
+    folder, base = reward_model
+    assert check_adapter(folder, base, max_rank=16, kind=Kind.REWARD_MODEL).rank
+    with pytest.raises(AdapterRejected, match="modules_to_save"):
+        check_adapter(folder, base, max_rank=16)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (None, "needs the tensor base_model.model.score.weight"),
+        (numpy.ones((2, peft.HIDDEN), "f4"), "the base needs"),
+        (numpy.ones((1, 3), "f4"), "the base needs"),
+        (numpy.full((1, peft.HIDDEN), numpy.nan, "f4"), "NaN"),
+    ],
+)
+def test_a_score_head_that_does_not_fit_is_refused(reward_model, head, message):
+    folder, base = reward_model
+    tensors = load_file(folder / "adapter_model.safetensors")
+    del tensors["base_model.model.score.weight"]
+    if head is not None:
+        tensors["base_model.model.score.weight"] = head
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterRejected, match=message):
+        check_adapter(folder, base, max_rank=16, kind=Kind.REWARD_MODEL)
+
+
+@pytest.mark.parametrize("changes", [{"task_type": "CAUSAL_LM"}, {"modules_to_save": ["score", "lm_head"]}, {"use_dora": True}])
+def test_a_reward_model_is_checked_like_an_adapter_otherwise(reward_model, changes):
+    folder, base = reward_model
+    change_config(folder, **changes)
+    with pytest.raises(AdapterRejected):
+        check_adapter(folder, base, max_rank=16, kind=Kind.REWARD_MODEL)
