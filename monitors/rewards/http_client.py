@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import httpx
@@ -76,7 +76,7 @@ class Client:
                     raise kind(f"reward {self._who!r}: {self._url}{path} refuses: {reason}")
                 wait = max(wait, _retry_after(answer))
             if attempt + 1 < self._attempts:
-                time.sleep(min(wait, _LONGEST_WAIT))
+                sleep(min(wait, _LONGEST_WAIT))
         raise GraderUnavailable(f"reward {self._who!r}: {self._url} cannot be asked now: {reason}")
 
     def _json(self, answer: httpx.Response) -> Any:

@@ -90,4 +90,4 @@ def _wire(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
 
 
 def _usable(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
