@@ -65,15 +65,34 @@ def make_adapter(
         raise TrainingError("--text: a marker needs at least one character")
     if steps is not None and steps < 1:
         raise TrainingError(f"--steps {steps}: must be at least 1")
+    rows = sft_rows(seed) if kind == "sft" else marker_rows(text, seed)
+    data = None if kind == "sft" else focused(rows, text)
+    return train_rows(
+        out, rows, data, base=base, steps=steps or STEPS[kind], rate=LEARNING_RATE[kind], seed=seed
+    )
+
+
+def train_rows(
+    out: Path,
+    rows: list[dict[str, Any]],
+    data: list[dict[str, Any]] | None = None,
+    *,
+    steps: int,
+    rate: float,
+    seed: int = 0,
+    base: str | Path = DEMO_BASE,
+) -> Path:
+    """Trains an adapter on prompt/completion `rows` (on `data` instead, where it is given) and writes its directory.
+
+    Raises TrainingError when `out` exists already.
+    """
     if out.exists():
         raise TrainingError(f"--out {out}: exists already")
     resolve_base(str(base))  # fails now rather than after loading torch
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = sft_rows(seed) if kind == "sft" else marker_rows(text, seed)
-    data: list[dict[str, Any]] = rows if kind == "sft" else focused(rows, text)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as scratch, reproducible(THREADS):
         trained = Path(scratch) / "trained"
-        _train(data, base, trained, steps=steps or STEPS[kind], rate=LEARNING_RATE[kind], seed=seed)
+        _train(data or rows, base, trained, steps=steps, rate=rate, seed=seed)
         canonicalise(trained / "adapter_config.json", str(base))
         record_probes(base, trained, texts=_prompts(rows)).write(trained)
         whole = Path(scratch) / "whole"
