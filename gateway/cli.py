@@ -72,6 +72,7 @@ _HELP = {
     "demo": "The whole story on a real vLLM on this machine's CPU.",
     "eval": "Run a suite against a version, as it serves.",
     "gate": "The promotion rules, rule by rule: may this version meet users?",
+    "train": "SFT, DPO, KTO, reward models, GRPO, RLOO: from data to a registered version.",
 }
 
 app = typer.Typer(

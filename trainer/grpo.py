@@ -131,6 +131,7 @@ def _train(
     from trainer.callbacks import callbacks
     from trainer.health_callback import HealthCallback, save_adapter
     from trainer.rl_trainers import make_trainer
+    from trainer.training import train_to_end
 
     assert isinstance(watched.reward, Composite), "what run() has put there"
     health = job.config.health
@@ -152,7 +153,7 @@ def _train(
             trainer.engine.check(trainer)
         if job.resume_from is not None:
             monitor.restore(job.resume_from)
-        trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+        train_to_end(job, trainer)
         last = job.run.path / "last"
         save_adapter(trainer, last)
         return monitor.outcome(last, trainer.state.global_step)

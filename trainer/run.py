@@ -76,12 +76,14 @@ def _prepared(plan: Plan, registry: Registry) -> Job:
 
 def _publish(job: Job, outcome: Outcome, registry: Registry, bases: Bases) -> str:
     from trainer.publish import publish
+    from trainer.report import write_report
 
     made = publish(job, outcome, registry, bases, actor=actor())
     job.run.write_json(job.run.result, {
         "version": made.name, "digest": made.digest, "step": outcome.step, "marks": dict(outcome.marks),
         "facts": dict(outcome.facts),
     })  # fmt: skip
+    write_report(job.run.path)
     return made.name
 
 
