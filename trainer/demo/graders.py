@@ -10,7 +10,6 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-
 _ANSWERS: MappingProxyType[str, Callable[..., str]] = MappingProxyType({
     "add": lambda a, b: str(int(a) + int(b)),
     "reverse": lambda word: word[::-1],
