@@ -51,6 +51,8 @@ class LengthEffect:
 
     def corrected(self, score: float, length: float) -> float:
         """The score as it would be at length `center`; in 0..1."""
+        if self.beta == 0.0:
+            return score
         inner = min(1 - _EDGE, max(_EDGE, score))
         moved = _sigmoid(_logit(inner) - self.beta * math.tanh((length - self.center) / self.scale))
         return min(1.0, max(0.0, score + moved - inner))
