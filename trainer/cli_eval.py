@@ -43,8 +43,6 @@ def eval_command(  # noqa: PLR0917 - the options of a command
 ) -> None:
     """Run a suite against VERSION through the gateway, as it serves; store and show what each slice measured."""
     from adapters.errors import ConfigError
-    from trainer.evaluation.comparison import compare
-    from trainer.evaluation.show import print_comparison, print_evaluation
     from trainer.installation import load_installation, open_database_of
     from trainer.suite import load_suite
 
@@ -56,8 +54,6 @@ def eval_command(  # noqa: PLR0917 - the options of a command
         found, stable = _run(
             installation, database, suite, version, local=local, against=against, concurrency=concurrency, fresh=fresh
         )
-    name = found.evaluation.version
-    compared = compare(found.evaluation.body, stable.body) if stable else None
     path = _write_file(installation.data_dir / "evaluations", found)
     if failures is not None:
         from trainer.evaluation.failures import write_counterexamples
@@ -66,14 +62,23 @@ def eval_command(  # noqa: PLR0917 - the options of a command
         typer.echo(f"{write_counterexamples(failures, every)} failing answers in {failures}", err=True)
     if run_dir is not None:
         _add_to_report(run_dir, found, stable)
+    _show(found, stable, path, as_json=as_json)
+
+
+def _show(found: Evaluated, stable: Evaluation | None, path: Path, *, as_json: bool) -> None:
+    from trainer.evaluation.comparison import compare
+    from trainer.evaluation.show import print_comparison, print_evaluation
+
+    evaluation = found.evaluation
+    compared = compare(evaluation.body, stable.body) if stable else None
     if as_json:
-        facts = {"version": name, "suite_digest": found.evaluation.suite_digest, "file": str(path)}
-        shown = {**facts, **found.evaluation.body, "comparison": compared and asdict(compared)}
+        facts = {"version": evaluation.version, "suite_digest": evaluation.suite_digest, "file": str(path)}
+        shown = {**facts, **evaluation.body, "comparison": compared and asdict(compared)}
         typer.echo(json.dumps(shown, indent=2))
         return
-    print_evaluation(found.evaluation)
+    print_evaluation(evaluation)
     if compared and stable:
-        print_comparison(compared, name, stable.version)
+        print_comparison(compared, evaluation.version, stable.version)
     typer.echo(f"stored; texts are in {path}", err=True)
 
 

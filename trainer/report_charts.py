@@ -18,10 +18,11 @@ SPARSE = 40               # points up to which each is drawn
 
 @dataclass(frozen=True)
 class Series:
-    """One line: (step, value) in order of steps; None breaks it."""
+    """One line: (step, value) in order of steps; None breaks it. `noisy`: a smoothed line is drawn over many points."""
 
     label: str
     points: Sequence[tuple[float, float | None]]
+    noisy: bool = True
 
     @property
     def present(self) -> list[tuple[float, float]]:
@@ -160,7 +161,7 @@ def _marker(scale: _Scale, marker: Marker) -> str:
 
 
 def _line(scale: _Scale, series: Series, place: int) -> str:
-    noisy = len(series.present) >= SMOOTH_FROM
+    noisy = series.noisy and len(series.present) >= SMOOTH_FROM
     kind = "line faint" if noisy else "line"
     drawn = [_path(scale, part, kind) for part in _unbroken(series.points)]
     if noisy:

@@ -36,6 +36,7 @@ class Plot:
     title: str
     caption: str
     lines: Mapping[str, tuple[str, str]]
+    noisy: bool = True
 
 
 PLOTS = (
@@ -72,7 +73,7 @@ PLOTS = (
         "logprob gap": ("train", "health.logprob_gap"),
     }),
     Plot("Gradient norm", "", {"norm": ("train", "grad_norm")}),
-    Plot("Learning rate", "", {"rate": ("train", "learning_rate")}),
+    Plot("Learning rate", "", {"rate": ("train", "learning_rate")}, noisy=False),
 )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def charts(run: Run) -> str:
     markers = _markers(run)
     drawn = []
     for plot in PLOTS:
-        series = [Series(label, _points(run, *where)) for label, where in plot.lines.items()]
+        series = [Series(label, _points(run, *where), plot.noisy) for label, where in plot.lines.items()]
         if svg := line_chart(series, markers):
             shown = [(place, one.label) for place, one in enumerate(series) if one.present]
             caption = f"<p class='caption'>{escape(plot.caption)}</p>" if plot.caption else ""
@@ -174,7 +175,7 @@ def configuration(run: Run) -> str:
         f"<details><summary>{escape(words(key))}</summary><pre>{escape(pretty(value))}</pre></details>"
         for key, value in nested.items()
     ]
-    flat = [[words(key), value] for key, value in run.frozen.items() if not isinstance(value, dict | list)]
+    flat = [[words(key), _value(key, value)] for key, value in run.frozen.items() if not isinstance(value, dict | list)]
     return f"<h2>Configuration and digests</h2>{table(['what', 'value'], flat)}{''.join(parts)}"
 
 
@@ -215,11 +216,20 @@ def _markers(run: Run) -> list[Marker]:
     return markers
 
 
+def _value(key: str, value: Any) -> Any:
+    """Instants as dates."""
+    return _date(value) if key.endswith("_at") and isinstance(value, int | float) else value
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
 def _when(run: Run) -> str:
     started = run.frozen.get("started_at")
     if not isinstance(started, int | float):
         return "not started"
-    said = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started))
+    said = _date(started)
     last = next((row["time"] for row in reversed(run.metrics) if isinstance(row.get("time"), int | float)), None)
     return f"{said}, {max(0.0, last - started):.0f} s" if last else said
 

@@ -114,7 +114,7 @@ def wrong_sft(folder):
 def test_grpo_repairs_what_wrong_demonstrations_taught(tmp_path, base_right):
     start = wrong_sft(tmp_path)
     # beta = 0: TRL makes no reference then, but KL is measured to the adapter that is continued all the same.
-    job = rl.make_job("grpo", tmp_path / "run", init_from=start, trainer={"beta": 0.0})
+    job = rl.make_job("grpo", tmp_path / "run", init_from=start, trainer={"beta": 0.0, "max_steps": 20})
     outcome = rl.train(job)
     ours, theirs = rl.right(rl.replies(outcome.adapter)), rl.right(rl.replies(start))
     print("GRPO", sum(ours) / len(ours), "SFT", sum(theirs) / len(theirs))

@@ -38,6 +38,7 @@ def test_lines_break_where_nothing_was_measured():
 def test_points_lie_inside_the_picture():
     svg = line_chart([Series("a", [(x, math.sin(x) * 1e5) for x in range(60)])])
     assert "faint" in svg
+    assert "faint" not in line_chart([Series("a", [(x, x / 7) for x in range(60)], noisy=False)])
     for points in re.findall(r'points="([^"]+)"', svg):
         for pair in points.split():
             x, y = map(float, pair.split(","))

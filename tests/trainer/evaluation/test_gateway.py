@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
@@ -54,11 +55,12 @@ class Server:
                         made = chat(script.bodies[-1], len(script.bodies))
                 status, value, headers = (*made, {})[:3]
                 sent = json.dumps(value).encode()
-                self.send_response(status)
-                for name, text in {**headers, "content-length": str(len(sent))}.items():
-                    self.send_header(name, text)
-                self.end_headers()
-                self.wfile.write(sent)
+                with contextlib.suppress(ConnectionError):  # an evaluation that ended has hung up
+                    self.send_response(status)
+                    for name, text in {**headers, "content-length": str(len(sent))}.items():
+                        self.send_header(name, text)
+                    self.end_headers()
+                    self.wfile.write(sent)
 
             def log_message(self, *args):
                 pass
