@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, case, func, literal, or_, select
 
 from adapters import tables
 from adapters.database import Database, upsert
@@ -39,7 +39,9 @@ class Occurrence:
     """A bad answer or word, before it is known to be its unit's first. `metric` as in a plan."""
 
     metric: str
-    assignment: int
+    arm: str
+    step: int
+    share: float                   # of the arm, in the snapshot that served the answer
     unit: bytes
     at: float
     response_id: str
@@ -94,35 +96,39 @@ class EvidenceStore:
         with self._database.read() as connection:
             return {row.id: ArmRow(*row) for row in connection.execute(query.where(rows.rollout == rollout))}
 
-    def bad_answers(self, after: int, objectives: Mapping[str, float]) -> list[Occurrence]:
-        """Bad answers of all routes, oldest first. `objectives`: metric → seconds (0 where none applies)."""
+    def bad_answers(self, rollout: int, after: int, objectives: Mapping[str, float]) -> list[Occurrence]:
+        """Bad answers of a rollout's arms, oldest first. `objectives`: metric → seconds (0 where none applies)."""
         flags = {name: bad(name, objective) for name, objective in objectives.items()}
         if not flags:
             return []
-        columns = [case((condition, 1), else_=0).label(name) for name, condition in flags.items()]
-        query = (
-            select(_R.assignment, _R.unit, _R.at, _R.response_id, *columns)
-            .where(_R.id > after, or_(*flags.values()))
-            .order_by(_R.id)
-            .limit(MOST_ROWS)
-        )
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
+        columns = [case((condition, 1), else_=0) for condition in flags.values()]
         names = tuple(flags)
         return [
-            Occurrence(name, row[0], row[1], row[2], row[3])
-            for row in rows
-            for name, hit in zip(names, row[4:], strict=True)
+            Occurrence(name, *row[:6])
+            for row in self._of(rollout, tables.responses, after, or_(*flags.values()), columns)
+            for name, hit in zip(names, row[6:], strict=True)
             if hit
         ]
 
-    def bad_words(self, after: int) -> list[Occurrence]:
-        """Feedback below THUMBS_DOWN, oldest first."""
-        rows = tables.feedback.c
-        query = select(rows.assignment, rows.unit, rows.at, rows.response_id)
-        query = query.where(rows.id > after, rows.score < THUMBS_DOWN).order_by(rows.id).limit(MOST_ROWS)
+    def bad_words(self, rollout: int, after: int) -> list[Occurrence]:
+        """Feedback below THUMBS_DOWN to answers of a rollout's arms, oldest first."""
+        condition = tables.feedback.c.score < THUMBS_DOWN
+        return [Occurrence("thumbs_down", *row) for row in self._of(rollout, tables.feedback, after, condition)]
+
+    def _of(
+        self, rollout: int, table: Table, after: int, condition: ColumnElement[bool], more: Sequence[Any] = ()
+    ) -> list[Any]:
+        """(arm, step, share, unit, at, response_id, *more) of rows whose assignment is one of the rollout's."""
+        rows, arms = table.c, tables.assignments.c
+        query = (
+            select(arms.arm, arms.step, arms.share, rows.unit, rows.at, rows.response_id, *more)
+            .select_from(table.join(tables.assignments, arms.id == rows.assignment + 0))
+            .where(rows.id > after, arms.rollout == rollout, condition)
+            .order_by(rows.id)
+            .limit(MOST_ROWS)
+        )
         with self._database.read() as connection:
-            return [Occurrence("thumbs_down", *row) for row in connection.execute(query)]
+            return list(connection.execute(query).all())
 
     def add_bad_events(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows of `bad_events`; those whose unit has one already for the metric are left out."""
@@ -151,15 +157,12 @@ class EvidenceStore:
             return [dict(row) for row in connection.execute(query.order_by(rows.id.desc()).limit(limit)).mappings()]
 
     def answers(
-        self, assignments: Iterable[int], after: int, objectives: Mapping[str, float]
+        self, assignments: Iterable[int], after: int, until: int, objectives: Mapping[str, float]
     ) -> list[tuple[Any, ...]]:
-        """(id, *bad as 0 or 1 per objective) of all answers of these arms, oldest first; the engine's outages aside."""
+        """(id, *bad as 0 or 1 per objective) of these arms' answers up to `until`, oldest first; outages aside."""
         columns = [case((bad(name, objective), 1), else_=0) for name, objective in objectives.items()]
-        query = select(_R.id, *columns).where(
-            _R.id > after, _R.assignment.in_(list(assignments)), _flag(Flag.ENGINE_DOWN, absent=True)
-        )
-        with self._database.read() as connection:
-            return [tuple(row) for row in connection.execute(query.order_by(_R.id).limit(MOST_ROWS))]
+        query = select(_R.id, *columns).where(_flag(Flag.ENGINE_DOWN, absent=True))
+        return self._values(query, _R, assignments, (after, until))
 
     def counts(
         self, assignments: Iterable[int], since: float, objectives: Mapping[str, float]
@@ -191,20 +194,22 @@ class EvidenceStore:
         with self._database.read() as connection:
             return list(connection.execute(query.where(rows.arm == "stable")).scalars())
 
-    def words(self, assignments: Iterable[int], after: int) -> list[tuple[int, float]]:
+    def words(self, assignments: Iterable[int], after: int, until: int) -> list[tuple[int, float]]:
         """(id, score) of the feedback to these arms' answers, oldest first."""
         rows = tables.feedback.c
-        return self._values(select(rows.id, rows.score), rows, assignments, after)
+        return self._values(select(rows.id, rows.score), rows, assignments, (after, until))
 
-    def scored(self, assignments: Iterable[int], after: int) -> list[tuple[int, str, float]]:
+    def scored(self, assignments: Iterable[int], after: int, until: int) -> list[tuple[int, str, float]]:
         """(id, metric, value) of the scores of these arms' answers, oldest first."""
         rows = tables.scores.c
-        return self._values(select(rows.id, rows.metric, rows.value), rows, assignments, after)
+        return self._values(select(rows.id, rows.metric, rows.value), rows, assignments, (after, until))
 
-    def _values(self, query: Select[Any], rows: Any, assignments: Iterable[int], after: int) -> list[Any]:
-        query = query.where(rows.id > after, rows.assignment.in_(list(assignments))).order_by(rows.id)
+    def _values(self, query: Select[Any], rows: Any, assignments: Iterable[int], ids: tuple[int, int]) -> list[Any]:
+        """Rows with ids above the first and up to the second."""
+        # `+ 0`: read on along the primary key, instead of everything that these arms have ever answered.
+        query = query.where(rows.id > ids[0], rows.id <= ids[1], (rows.assignment + 0).in_(list(assignments)))
         with self._database.read() as connection:
-            return [tuple(row) for row in connection.execute(query.limit(MOST_ROWS))]
+            return [tuple(row) for row in connection.execute(query.order_by(rows.id).limit(MOST_ROWS))]
 
     def _counts(self, where: ColumnElement[bool], objectives: Mapping[str, float]) -> tuple[int, dict[str, int]]:
         columns = [func.sum(case((bad(name, objective), 1), else_=0)) for name, objective in objectives.items()]

@@ -26,7 +26,8 @@ from gateway.control_plane.switching import Switcher
 from gateway.control_plane.view import Reader, Stores, View, Writer
 from gateway.control_plane.wanted import candidates, named_versions, wants
 from gateway.engines.placement import Placement, place
-from gateway.rollout.controller import Rollouts, RolloutStores
+from gateway.rollout.controller import Rollouts
+from gateway.rollout.plant import RolloutStores
 
 ASKED_FOR_TIME = 600.0    # seconds a version that was asked for by name stays loaded
 HURRY = 0.1              # seconds between ticks while something is under way

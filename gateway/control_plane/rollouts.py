@@ -1,4 +1,4 @@
-"""What the control plane does for rollouts (gateway.rollout.controller.Plant)."""
+"""What the control plane does for rollouts (gateway.rollout.plant.Plant)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gateway.control_plane.switching import Commit, Fail, readiness
 from gateway.control_plane.view import Stores, View, Writer
 from gateway.rollout.arms import STABLE, AssignmentKey, without_candidate
 from gateway.rollout.changes import Change, carry_out
-from gateway.rollout.controller import Readiness
 from gateway.rollout.decide import Act
+from gateway.rollout.plant import Readiness
 
 if TYPE_CHECKING:
     from gateway.control_plane.controller import Controller

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from adapters.evidence_store import EvidenceStore
 from adapters.rollout_store import RolloutStore
@@ -15,10 +14,8 @@ from adapters.types import Route
 from gateway.rollout.decide import RECOVERY, Act, Action
 from gateway.rollout.guard import FLOOR, SETTLED, AfterWatch, guarded
 from gateway.rollout.incident import exists, write_incident
+from gateway.rollout.plant import Plant
 from gateway.rollout.watching import Watched
-
-if TYPE_CHECKING:
-    from gateway.rollout.controller import Plant
 
 EVERY = 1.0            # seconds between looks
 CARE = 300.0           # seconds after a rollback in which stable is looked after

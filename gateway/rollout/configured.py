@@ -24,10 +24,9 @@ def plan_of(settings: Settings, path: Path | None = None, *, rated: bool = True)
 def sources(settings: Settings) -> frozenset[str]:
     """What metrics can be made of in this installation: see gateway.rollout.plan.SOURCES."""
     found = {"responses", "feedback", "texts"}
-    rewards: Any = getattr(settings, "rewards", None)
-    if rewards is not None and (getattr(rewards, "url", "") or getattr(rewards, "graders", ())):
+    if settings.rewards.scoring_url:
         found.add("graders")
-    screening: Any = getattr(settings, "screening", None)
-    if screening is not None and getattr(screening, "mode", "off") != "off":
+    screening: Any = getattr(settings, "screening", None)  # a section of a later release
+    if screening is not None and screening.mode != "off":
         found.add("screening")
     return frozenset(found)

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
-from adapters.errors import Conflict
-from adapters.evidence_store import EvidenceStore
-from adapters.evidence_sums import EvidenceSums
-from adapters.rollout_store import RolloutStore
+from adapters.errors import ConfigError, Conflict, NotFound, UnderstudyError
 from adapters.rollouts import Phase, Rollout
 from adapters.types import Route
 from gateway.rollout.aftercare import Aftercare
@@ -27,43 +23,13 @@ from gateway.rollout.changes import Change
 from gateway.rollout.decide import Act, Action, Facts, StableArm, decide
 from gateway.rollout.memory import Hold, HoldKind, Memory, credit
 from gateway.rollout.plan import from_json
+from gateway.rollout.plant import Plant, RolloutStores
 from gateway.rollout.report import RolloutMetrics
 from gateway.rollout.watching import Watched
 
 SAVE_EVERY = 2.0       # seconds between writes of what must not be forgotten, when nothing else is written
 
 log = logging.getLogger("understudy.rollout")
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """Can the candidate serve wherever it should? `fault`: no, by its own fault; `obstacle`: no, for another reason."""
-
-    ready: bool = False
-    fault: str = ""
-    obstacle: str = ""
-
-
-class Plant(Protocol):
-    """What the control plane does for rollouts."""
-
-    def readiness(self, version: str) -> Readiness:
-        """Of an open rollout's candidate, now."""
-
-    async def commit(self, change: Change) -> Rollout:
-        """Carry the change out in one transaction; where it takes traffic away, with the snapshot that does so."""
-
-    async def recycle(self, version: str, reason: str) -> None:
-        """Have the replicas restarted that hold the version."""
-
-
-@dataclass
-class RolloutStores:
-    """Where rollouts and their evidence are."""
-
-    rollouts: RolloutStore
-    evidence: EvidenceStore
-    sums: EvidenceSums
 
 
 @dataclass
@@ -105,7 +71,9 @@ class Rollouts:
             known = self.watched.get(number)
             if known is not None and known.course.rollout.generation >= row.generation:
                 continue
-            course = Course(row, from_json(row.plan), Memory.from_state(row.state))
+            course = self._course(row)
+            if course is None:
+                continue
             if known is None:
                 self.watched[number] = Watched(course, self.stores.evidence, self.stores.sums, self.monotonic)
             else:
@@ -126,12 +94,29 @@ class Rollouts:
         serving = {route.name: route for route in routes}
         changed = False
         for watched in list(self.watched.values()):
-            rollout = watched.course.rollout
-            if rollout.open:
-                changed |= await self._tend(watched)
-            elif action := await self._after.look(watched, serving.get(rollout.route), self.clock()):
-                changed |= await self._commit(watched, action)
+            try:
+                changed |= await self._look(watched, serving)
+            except UnderstudyError:
+                raise
+            except Exception:  # a bug must not keep the other routes, and the engines, unwatched
+                log.exception("rollout %d could not be looked at", watched.course.rollout.id)
         return changed
+
+    async def _look(self, watched: Watched, serving: Mapping[str, Route]) -> bool:
+        rollout = watched.course.rollout
+        if rollout.open:
+            return await self._tend(watched)
+        route = None if rollout.route in self.courses else serving.get(rollout.route)
+        action = await self._after.look(watched, route, self.clock())
+        return await self._commit(watched, action) if action else False
+
+    def _course(self, row: Rollout) -> Course | None:
+        """None for a row that this release cannot read: its route is served by stable alone."""
+        try:
+            return Course(row, from_json(row.plan), Memory.from_state(row.state))
+        except (ConfigError, TypeError, ValueError, KeyError) as error:
+            log.error("rollout %d cannot be read and stands still: %s", row.id, error)
+            return None
 
     async def settle(self) -> None:
         """Wait for judgements under way; for tests."""
@@ -184,8 +169,8 @@ class Rollouts:
         change = Change(course.rollout, memory, action, now, self.bake)
         try:
             row = await self.plant.commit(change)
-        except Conflict as conflict:
-            return await self._refused(change, conflict)
+        except (Conflict, NotFound) as refusal:
+            return await self._refused(change, refusal)
         log.log(
             logging.WARNING if action.act in (Act.ROLL_BACK, Act.HOLD, Act.ABORT, Act.RECYCLE) else logging.INFO,
             "rollout %d of %s on %s: %s: %s", row.id, row.candidate, row.route, action.act.value, action.reason,
@@ -199,7 +184,7 @@ class Rollouts:
                 self.metrics.rolled_back(row.route, action.cause)
         return True
 
-    async def _refused(self, change: Change, conflict: Conflict) -> bool:
+    async def _refused(self, change: Change, conflict: Conflict | NotFound) -> bool:
         """Overtaken by an operator: they are right. Refused for another reason: hold, and say why."""
         rollout = change.rollout
         row = await asyncio.to_thread(self.stores.rollouts.get, rollout.id)

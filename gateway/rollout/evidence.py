@@ -6,10 +6,10 @@ conclusion. What is read twice changes nothing: a unit counts once per metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from adapters.evidence_store import ArmRow, EvidenceStore, Occurrence
+from adapters.evidence_store import EvidenceStore, Occurrence
 from gateway.rollout.arms import CANDIDATE, SHADOW, STABLE, Course, odds
 from gateway.rollout.plan import Plan
 from monitors.analysis import BadEvent, Finding, JudgeSpec, harm_findings
@@ -44,7 +44,6 @@ class Evidence:
     start: tuple[int, int] = (0, 0)                                       # ids from which on nothing is read yet
     events: dict[str, list[BadEvent]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
-    arms: dict[int, ArmRow] = field(default_factory=dict)
     _ends: list[_Ends] = field(default_factory=list)
     _last_event: int = 0
     _seen: set[tuple[str, bytes]] = field(default_factory=set)
@@ -63,12 +62,12 @@ class Evidence:
         after = self._after(now)
         found: list[Occurrence] = []
         if answers > after[0]:
-            found += self.store.bad_answers(after[0], objectives(course.plan))
+            found += self.store.bad_answers(course.rollout.id, after[0], objectives(course.plan))
         if words > after[1] and any(metric.name == "thumbs_down" for metric in course.plan.metrics):
-            found += self.store.bad_words(after[1])
+            found += self.store.bad_words(course.rollout.id, after[1])
         self._ends = [ends for ends in self._ends if now - ends.at < 2 * LOOK_BACK] + [_Ends(now, answers, words)]
-        self._write(course, found)
-        return self._test(course)
+        wrote = self._write(course, found)
+        return self._test(course) if wrote or not self.findings else False
 
     def _after(self, now: float) -> tuple[int, int]:
         """Mostly a little before the end of the last reading; now and then as far back as the cursor."""
@@ -78,49 +77,42 @@ class Evidence:
         last = self._ends[-1]
         return max(last.answers - OVERLAP, self.start[0]), max(last.words - OVERLAP, self.start[1])
 
-    def _write(self, course: Course, found: list[Occurrence]) -> None:
-        fresh = [o for o in found if (o.metric, bytes(o.unit)) not in self._seen]
-        if any(o.assignment not in self.arms for o in fresh):
-            self.arms = self.store.arms(course.rollout.id)
+    def _write(self, course: Course, found: list[Occurrence]) -> bool:
+        """Write down what is its unit's first, as far as is known here. True when there was any."""
         rows = []
-        for occurrence in fresh:
+        for occurrence in found:
             key = (occurrence.metric, bytes(occurrence.unit))
-            arm = self.arms.get(occurrence.assignment)
-            share = _share(arm, course.plan) if arm else None
-            if arm is None or share is None or key in self._seen or _warming(occurrence, course):
+            share = _share(occurrence, course.plan)
+            if share is None or key in self._seen or _warming(occurrence, course):
                 continue
             self._seen.add(key)
             rows.append({
                 "rollout": course.rollout.id, "metric": occurrence.metric, "unit": occurrence.unit,
-                "candidate": int(arm.arm != STABLE), "share": share, "at": occurrence.at,
+                "candidate": int(occurrence.arm != STABLE), "share": share, "at": occurrence.at,
                 "response_id": occurrence.response_id,
             })  # fmt: skip
         self.store.add_bad_events(rows)
+        return bool(rows)
 
     def _test(self, course: Course) -> bool:
         stored = self.store.bad_events(course.rollout.id, self._last_event)
         for event in stored:
             self.events.setdefault(event.metric, []).append(BadEvent(event.candidate, event.share))
             self._last_event = event.id
-        if stored or not self.findings:
-            self.findings = harm_findings(self.spec, self.events)
+        self.findings = harm_findings(self.spec, self.events)
         return bool(stored)
 
 
-def _share(arm: ArmRow, plan: Plan) -> float | None:
-    """ρ of an answer of this arm; None where it is not compared. Before the ramp stable is compared with its mirror."""
-    if arm.arm not in COMPARED:
+def _share(occurrence: Occurrence, plan: Plan) -> float | None:
+    """ρ of the answer; None where it is not compared. Before the ramp stable is compared with its mirror."""
+    if occurrence.arm not in COMPARED:
         return None
-    if arm.arm == STABLE and arm.step == 0:
+    if occurrence.arm == STABLE and occurrence.step == 0:
         return odds(SHADOW, plan.shadow.sample, plan) if plan.shadow else None
-    return odds(arm.arm, arm.share, plan)
+    return odds(occurrence.arm, occurrence.share, plan)
 
 
 def _warming(occurrence: Occurrence, course: Course) -> bool:
     """A version is slow at first: for some time after its first answers the metric does not count, on either arm."""
-    warmup = _warmups(course.plan).get(occurrence.metric, 0.0)
+    warmup = next((metric.warmup for metric in course.plan.metrics if metric.name == occurrence.metric), 0.0)
     return warmup > 0 and occurrence.at < course.memory.exposed_at + warmup
-
-
-def _warmups(plan: Plan) -> Mapping[str, float]:
-    return {metric.name: metric.warmup for metric in plan.metrics}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.evidence_store import EvidenceStore
+from adapters.evidence_store import MOST_ROWS, EvidenceStore
 from gateway.rollout.arms import STABLE, Course
 from gateway.rollout.decide import StableArm
 from gateway.rollout.memory import HoldKind
@@ -91,8 +91,10 @@ class StableGuard:
         """Read stable's new answers. Raises DatabaseError."""
         arms = self._store.arms(course.rollout.id)
         mine = [row.id for row in arms.values() if row.arm == STABLE]
-        for row in self._store.answers(mine, self._cursor, self._metrics):
-            self._cursor = row[0]
+        until = self._store.ends()[0]
+        rows = self._store.answers(mine, self._cursor, until, self._metrics)
+        self._cursor = rows[-1][0] if len(rows) >= MOST_ROWS else max(until, self._cursor)
+        for row in rows:
             for name, x in zip(self._metrics, row[1:], strict=True):
                 self._detectors.observe(name, float(x))
         worse = self._detectors.alarm
@@ -136,16 +138,17 @@ class AfterWatch:
     def look(self, course: Course) -> str:
         """What got worse, in one sentence; empty for nothing. Raises DatabaseError."""
         mine = self._store.served(course.rollout.route, course.rollout.candidate)
-        answers = self._store.answers(mine, self._cursors[0], self._metrics)
+        ends = self._store.ends()
+        answers = self._store.answers(mine, self._cursors[0], ends[0], self._metrics)
         for row in answers:
             for name, x in zip(self._metrics, row[1:], strict=True):
                 self._detectors.observe(name, float(x))
-        words = self._store.words(mine, self._cursors[1])
+        words = self._store.words(mine, self._cursors[1], ends[1])
         self._observe_scores(("satisfaction", score) for _, score in words)
-        scores = self._store.scored(mine, self._cursors[2])
+        scores = self._store.scored(mine, self._cursors[2], ends[2])
         self._observe_scores((_reward(metric), value) for _, metric, value in scores)
-        newest: list[list[tuple[Any, ...]]] = [answers, [*words], [*scores]]
-        self._cursors = [rows[-1][0] if rows else cursor for rows, cursor in zip(newest, self._cursors, strict=True)]
+        read: list[list[tuple[Any, ...]]] = [answers, [*words], [*scores]]
+        self._cursors = [rows[-1][0] if len(rows) >= MOST_ROWS else end for rows, end in zip(read, ends, strict=True)]
         return self._reason()
 
     @property

@@ -107,6 +107,8 @@ class Watched:
                 self.means = means(measured)
         except UnderstudyError as error:  # the database is away: nothing is concluded
             log.warning("rollout %d cannot be judged now: %s", course.rollout.id, error)
+        except Exception:  # a bug in a statistic: nothing is concluded, and nobody is promoted
+            log.exception("rollout %d could not be judged", course.rollout.id)
         finally:
             self.judging = None
             self._took = self._monotonic() - began

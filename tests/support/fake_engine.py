@@ -40,6 +40,7 @@ class Misbehaviour:
     garbage: bool = False                                              # /v1/completions without logprobs
     mixes: str = ""                                                    # the base answers with this version's weights
     in_use: set[str] = field(default_factory=set)                      # adapters with requests in flight
+    failing: set[str] = field(default_factory=set)                     # chat answers 500
 
 
 class FakeEngine:
@@ -49,6 +50,7 @@ class FakeEngine:
         self.misbehave = Misbehaviour()
         self.adapters: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
+        self.chats: list[tuple[float, str]] = []                           # when which model was asked
         self.base = base
         self.boot = 0.0
         self.poisoned = False
@@ -141,6 +143,8 @@ class FakeEngine:
             return await self._load(body["lora_name"], body["lora_path"])
         if path == "/v1/unload_lora_adapter":
             return self._unload(body["lora_name"])
+        if path == "/v1/chat/completions":
+            return self._chat(body["model"])
         if path == "/v1/completions":
             return self._complete(body["model"], body["prompt"])
         return 404, {"detail": "Not Found"}
@@ -191,6 +195,15 @@ class FakeEngine:
             message = f"The lora adapter '{name}' cannot be found."
             return 404, {"error": {"message": message, "type": "NotFoundError", "param": None, "code": 404}}
         return 200, f"Success: LoRA adapter '{name}' removed successfully."
+
+    def _chat(self, model: str) -> tuple[int, Any]:
+        self.chats.append((time.time(), model))
+        if model in self.misbehave.failing:
+            return 500, {"error": {"message": "it broke", "type": "InternalServerError", "param": None, "code": 500}}
+        message = {"role": "assistant", "content": "hello"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return 200, {"id": "x", "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
 
     def _complete(self, model: str, prompts: list[list[int]]) -> tuple[int, Any]:
         if model != self.base and model not in self.adapters:

@@ -30,7 +30,7 @@ EFFECTS = (("fleet", "publish"), ("rollouts", "within"), ("evidence", "add_bad_e
 ROOT = Path(__file__).parents[3]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """The process is gone."""
 
 

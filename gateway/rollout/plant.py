@@ -1,0 +1,43 @@
+"""What rollouts need of the control plane, and where they and their evidence are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from adapters.evidence_store import EvidenceStore
+from adapters.evidence_sums import EvidenceSums
+from adapters.rollout_store import RolloutStore
+from adapters.rollouts import Rollout
+from gateway.rollout.changes import Change
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Can the candidate serve wherever it should? `fault`: no, by its own fault; `obstacle`: no, for another reason."""
+
+    ready: bool = False
+    fault: str = ""
+    obstacle: str = ""
+
+
+class Plant(Protocol):
+    """What the control plane does for rollouts."""
+
+    def readiness(self, version: str) -> Readiness:
+        """Of an open rollout's candidate, now."""
+
+    async def commit(self, change: Change) -> Rollout:
+        """Carry the change out in one transaction; where it takes traffic away, with the snapshot that does so."""
+
+    async def recycle(self, version: str, reason: str) -> None:
+        """Have the replicas restarted that hold the version."""
+
+
+@dataclass
+class RolloutStores:
+    """Where rollouts and their evidence are."""
+
+    rollouts: RolloutStore
+    evidence: EvidenceStore
+    sums: EvidenceSums
