@@ -43,6 +43,12 @@ class ControlPlant:
             return Readiness(fault=state.error) if state.blame else Readiness(obstacle=state.error)
         return Readiness(ready=isinstance(state, Commit))
 
+    def boots(self, version: str) -> dict[str, str]:
+        """replica → its process, of those that are up and should hold the version."""
+        agents = self._controller.fleet.agents
+        placed = [agents[name] for name in self._controller.placement.of(version) if name in agents]
+        return {agent.name: agent.seen.boot for agent in placed if agent.seen.up}
+
     async def commit(self, change: Change) -> Rollout:
         """One transaction; where the candidate loses all traffic, together with the snapshot that takes it away.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from adapters.rollouts import Phase, Rollout
 from adapters.snapshot import Arm, PinnedVersion, RouteState, Snapshot
-from gateway.rollout.memory import HoldKind, Memory
+from gateway.rollout.memory import Memory
 from gateway.rollout.plan import Plan
 
 STABLE, CANDIDATE, HOLDOUT, SHADOW, TESTER = "stable", "candidate", "holdout", "shadow", "tester"
@@ -50,8 +50,7 @@ class Course:
     @property
     def exposed(self) -> bool:
         """True when the candidate may answer somebody: mirrored prompts, testers, or a share of the units."""
-        held = self.memory.hold
-        off = held is not None and held.kind is HoldKind.STABLE_ARM
+        off = self.memory.hold is not None and self.memory.hold.off
         return self.rollout.open and self.rollout.phase in (Phase.SHADOW, Phase.RAMP) and not off
 
 

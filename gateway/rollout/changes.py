@@ -55,7 +55,7 @@ def _move(connection: Connection, change: Change) -> Rollout:
     same = (phase, action.step, action.weight) == (rollout.phase, rollout.step, rollout.weight)
     memory = replace(change.memory, hold=action.hold)
     if not same:
-        memory = replace(memory, credited=0.0, approved=False)
+        memory = replace(memory, credited=0.0, approved=False, crashes={})
     if phase in (Phase.SHADOW, Phase.RAMP) and not memory.exposed_at:
         memory = replace(memory, exposed_at=now)
     place: dict[str, Any] = {"phase": phase.value, "step": action.step, "weight": action.weight}

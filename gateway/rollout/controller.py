@@ -21,7 +21,7 @@ from gateway.rollout.aftercare import Aftercare
 from gateway.rollout.arms import Course
 from gateway.rollout.changes import Change
 from gateway.rollout.decide import Act, Action, Facts, StableArm, decide
-from gateway.rollout.memory import Hold, HoldKind, Memory, credit
+from gateway.rollout.memory import Hold, HoldKind, Memory, credit, with_boots
 from gateway.rollout.plan import from_json
 from gateway.rollout.plant import Plant, RolloutStores
 from gateway.rollout.report import RolloutMetrics
@@ -130,9 +130,10 @@ class Rollouts:
     async def _tend(self, watched: Watched) -> bool:
         now = self.clock()
         memory = watched.course.memory
-        watched.course = replace(
-            watched.course, memory=replace(memory, credited=memory.credited + credit(memory, now), ticked_at=now)
-        )
+        memory = replace(memory, credited=memory.credited + credit(memory, now), ticked_at=now)
+        if watched.course.exposed:
+            memory = with_boots(memory, self.plant.boots(watched.course.rollout.candidate))
+        watched.course = replace(watched.course, memory=memory)
         facts = await self._facts(watched)
         course = watched.course
         action = decide(course.plan, course.rollout, course.memory, facts, now)

@@ -18,6 +18,7 @@ from monitors.analysis.types import Analysis, Decision, Finding, Verdict
 
 RECOVERY = 20              # answers of stable without the candidate before it counts as recovered, or not
 PERSISTS = 30.0            # seconds of harm without the candidate after which replicas are restarted
+CRASHES = 2                # restarts of one engine, while the candidate answers, after which it is taken off
 
 
 class Act(StrEnum):
@@ -88,6 +89,7 @@ def decide(plan: Plan, rollout: Rollout, memory: Memory, facts: Facts, now: floa
     return (
         _ending(rollout, facts)
         or _stable_arm(rollout, memory, facts, now)
+        or _engines(rollout, memory, now)
         or _wanted(rollout, memory, facts)
         or _held(memory)
         or _forward(plan, rollout, memory, facts, now)
@@ -129,6 +131,18 @@ def _stable_arm(rollout: Rollout, memory: Memory, facts: Facts, now: float) -> A
         reason = f"it goes on without the candidate: {hold.reason}"
         return replace(_stay(rollout, hold, reason, numbers), act=Act.RECYCLE)
     return None
+
+
+def _engines(rollout: Rollout, memory: Memory, now: float) -> Action | None:
+    """One outage is nobody's fault. An engine that goes down again may do so because of what the candidate is asked."""
+    worst = max(memory.crashes, key=lambda name: memory.crashes[name], default="")
+    if memory.hold is not None or not worst or memory.crashes[worst] < CRASHES:
+        return None
+    times = f"{worst} restarted {memory.crashes[worst]} times in this step"
+    reason = f"{times}, while the candidate served: see its log; the candidate is off"
+    off = Hold(HoldKind.ENGINES, reason, now, rollout.weight)
+    numbers = {"restarts": dict(memory.crashes)}
+    return Action(Act.HOLD, reason, numbers, phase=rollout.phase, step=rollout.step, weight=0.0, hold=off)
 
 
 def _wanted(rollout: Rollout, memory: Memory, facts: Facts) -> Action | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +17,7 @@ class HoldKind(StrEnum):
     APPROVAL = "approval"              # the plan wants a person to let it go on
     INCONCLUSIVE = "inconclusive"      # waiting does not help: time is up, or the split of traffic is wrong
     STABLE_ARM = "stable_arm"          # stable got worse too: the candidate is off until it is known why
+    ENGINES = "engines"                # an engine went down again and again: the candidate is off
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Hold:
     reason: str
     at: float                          # seconds since the epoch
     weight: float = 0.0                # the candidate's share before it was taken off
+
+    @property
+    def off(self) -> bool:
+        """True when the candidate answers nobody meanwhile."""
+        return self.kind in (HoldKind.STABLE_ARM, HoldKind.ENGINES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class Memory:
     reference: Mapping[str, float] = field(default_factory=dict)   # stable's means when the candidate was promoted
     after: Mapping[str, Any] = field(default_factory=dict)         # detectors after the promotion
     recycled: bool = False             # replicas were restarted because of the stable arm
+    boots: Mapping[str, str] = field(default_factory=dict)         # of the engines, while the candidate answers
+    crashes: Mapping[str, int] = field(default_factory=dict)       # restarts of each engine meanwhile
     seen: Mapping[str, Any] = field(default_factory=dict)          # the latest numbers, for listings
     incident: str = ""                 # file name of the report
 
@@ -64,6 +72,13 @@ class Memory:
         if "cursor" in values:
             values["cursor"] = tuple(values["cursor"])
         return cls(**values)
+
+
+def with_boots(memory: Memory, boots: Mapping[str, str]) -> Memory:
+    """Count the engines that are another process than at the last look. `boots`: of those that are up."""
+    restarted = [name for name, boot in boots.items() if memory.boots.get(name, boot) != boot]
+    crashes = {**memory.crashes, **{name: memory.crashes.get(name, 0) + 1 for name in restarted}}
+    return replace(memory, boots={**memory.boots, **boots}, crashes=crashes)
 
 
 def credit(memory: Memory, now: float) -> float:

@@ -52,8 +52,8 @@ def resume(store: RolloutStore, route: str, **who: Any) -> Rollout:
         if hold.kind is HoldKind.APPROVAL:
             memory = replace(memory, approved=True)
         elif hold.kind is not HoldKind.OPERATOR:
-            memory = replace(memory, credited=0.0, recycled=False)
-        weight = hold.weight if hold.kind is HoldKind.STABLE_ARM else rollout.weight
+            memory = replace(memory, credited=0.0, recycled=False, crashes={})
+        weight = hold.weight if hold.off else rollout.weight
         return _here(rollout, Act.RELEASE, said, actor, weight=weight), memory
 
     return _do(store, route, action, **who)

@@ -27,6 +27,9 @@ class Plant(Protocol):
     def readiness(self, version: str) -> Readiness:
         """Of an open rollout's candidate, now."""
 
+    def boots(self, version: str) -> dict[str, str]:
+        """replica → its process, of those that are up and should hold the version."""
+
     async def commit(self, change: Change) -> Rollout:
         """Carry the change out in one transaction; where it takes traffic away, with the snapshot that does so."""
 

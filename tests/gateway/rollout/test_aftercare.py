@@ -119,3 +119,23 @@ async def test_engines_that_stay_bad_after_a_rollback_are_restarted(world: World
     traffic.ask(range(60), empty("stable"))
     await pass_time(world, controller, 3)
     assert len(asked) == 1 and "after the rollback" in asked[0]
+
+
+async def test_one_outage_is_nobodys_fault_a_second_takes_the_candidate_off(world: World, traffic: Traffic):
+    from gateway.rollout.operations import resume
+
+    controller, stable, candidate = await serving(world)
+    rollout = begin(world, candidate)
+    await until(world, controller, Phase.RAMP)
+    await pass_time(world, controller, 2)
+    world.engines[0].restart()
+    await pass_time(world, controller, 6)
+    assert world.rollouts.get(rollout.id).weight == 0.2 and len(world.published().arms) == 2
+    world.engines[0].restart()
+    await pass_time(world, controller, 6)
+    row = world.rollouts.get(rollout.id)
+    assert row.open and row.weight == 0.0 and row.state["hold"]["kind"] == "engines"
+    assert [arm.version for arm in world.published().arms] == [stable]
+    resume(world.rollouts, "r", actor="alice", now=world.clock.now)
+    await pass_time(world, controller, 2)
+    assert world.rollouts.get(rollout.id).weight == 0.2 and len(world.published().arms) == 2

@@ -146,6 +146,13 @@ def test_an_operators_promotion_waits_for_every_replica_and_says_what_it_skipped
     assert act(memory=memory, harm=(HARM,)).act is Act.ROLL_BACK
 
 
+def test_an_engine_that_goes_down_again_takes_the_candidate_off():
+    assert act(memory=Memory(crashes={"e0": 1, "e1": 1}), analysis=WAITING).act is Act.WAIT
+    held = act(memory=Memory(crashes={"e0": 1, "e1": 2}), analysis=PASS)
+    assert held.act is Act.HOLD and held.weight == 0.0 and held.hold.kind is HoldKind.ENGINES and held.hold.weight == 0.2
+    assert held.reason.startswith("e1 restarted 2 times")
+
+
 holds = st.one_of(st.none(), st.sampled_from([Hold(kind, "x", 0.0, 0.2) for kind in HoldKind]))
 analyses = st.sampled_from([None, PASS, FAIL, OVER, WAITING])
 

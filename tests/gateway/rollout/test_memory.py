@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.rollout.memory import MOST_CREDIT, Hold, HoldKind, Memory, credit
+from gateway.rollout.memory import MOST_CREDIT, Hold, HoldKind, Memory, credit, with_boots
 
 
 def test_it_survives_as_json():
@@ -30,3 +30,10 @@ def test_time_is_credited_while_somebody_watches():
 def test_no_jump_of_the_clock_credits_more_than_a_moment(jump):
     """Neither ahead, as after a suspend, nor back: a step's shortest time cannot be jumped over."""
     assert 0.0 <= credit(Memory(ticked_at=1e9), 1e9 + jump) <= MOST_CREDIT
+
+
+def test_restarts_are_counted_per_engine():
+    memory = Memory()
+    for boots in ({"a": "1", "b": "1"}, {"a": "2", "b": "1"}, {"b": "1"}, {"a": "3", "b": "2"}, {"a": "3", "b": "2"}):
+        memory = with_boots(memory, boots)
+    assert memory.crashes == {"a": 2, "b": 1} and memory.boots == {"a": "3", "b": "2"}
