@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, desc, select
+from sqlalchemy import RowMapping, desc, func, select
 
 from adapters import tables
 from adapters.database import Database
@@ -55,6 +55,14 @@ class EvaluationStore:
             query = query.where(rows.c.suite == suite)
         with self._database.read() as connection:
             return [_evaluation(row) for row in connection.execute(query).mappings()]
+
+    def newest(self, version: str) -> dict[str, Evaluation]:
+        """The newest of each suite that the version was evaluated on."""
+        rows = tables.evaluations
+        ids = select(func.max(rows.c.id)).where(rows.c.version == version).group_by(rows.c.suite)
+        with self._database.read() as connection:
+            found = connection.execute(select(rows).where(rows.c.id.in_(ids)).order_by(rows.c.suite)).mappings()
+            return {row["suite"]: _evaluation(row) for row in found}
 
 
 def _evaluation(row: RowMapping) -> Evaluation:

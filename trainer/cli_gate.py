@@ -15,7 +15,6 @@ import typer
 
 if TYPE_CHECKING:
     from adapters.database import Database
-    from adapters.evaluation_store import Evaluation
     from adapters.gates import GateStatus
     from adapters.registry import Registry
     from trainer.gating.findings import Gate
@@ -63,6 +62,7 @@ def _run(  # noqa: PLR0917 - one caller, and each is what its name says
     """Judge and record. An override is recorded beside the verdict that it overrides."""
     from adapters.artifacts import ArtifactStore
     from adapters.errors import Conflict
+    from adapters.evaluation_store import EvaluationStore
     from adapters.gates import GateVerdict, record_gate
     from adapters.registry import Registry
     from adapters.types import Kind
@@ -75,7 +75,8 @@ def _run(  # noqa: PLR0917 - one caller, and each is what its name says
     stable = _against(installation, database, registry, found.route, against)
     if stable == version:
         raise Conflict(f"{version} is what route {found.route} serves: name another version with --against")
-    facts = Facts(found, stable, _newest(database, version), _newest(database, stable), time.time())
+    store = EvaluationStore(database)
+    facts = Facts(found, stable, store.newest(version), store.newest(stable), time.time())
     gate = judge(rules, facts)
     body = {"rules": [asdict(one) for one in gate.findings], "thresholds": rules.model_dump(mode="json")}
     verdict = GateVerdict.PASSED if gate.passed else GateVerdict.FAILED
@@ -98,16 +99,6 @@ def _against(installation: Installation, database: Database, registry: Registry,
 
     served = given or RouteStore(database).get(route).version or "base"
     return resolve_version(installation, registry, served)[0]
-
-
-def _newest(database: Database, version: str) -> dict[str, Evaluation]:
-    """The newest evaluation of each suite."""
-    from adapters.evaluation_store import EvaluationStore
-
-    found: dict[str, Evaluation] = {}
-    for evaluation in EvaluationStore(database).list(version):
-        found.setdefault(evaluation.suite, evaluation)
-    return found
 
 
 def _print(version: str, gate: Gate, status: GateStatus) -> None:

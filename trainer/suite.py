@@ -16,10 +16,8 @@ A row may carry `should_refuse` (true or false); then all rows of its slice must
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +28,13 @@ from adapters.errors import ConfigError, TrainingError
 from adapters.settings import Section, load
 from monitors.rewards.settings import RewardSpec
 from trainer.refusal import REFUSALS, compile_patterns
+from trainer.suite_rows import Message, Row, check_different, read_rows
 
-Message = dict[str, Any]
+__all__ = ["MEAN", "METRICS", "Message", "Metric", "Row", "Slice", "Suite", "load_suite", "split_north_star"]
+
 Metric = Literal["pass_at_1", "pass_at_k", "score"]
 METRICS: tuple[Metric, ...] = ("pass_at_1", "pass_at_k", "score")
 MEAN = "mean"
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
 
 
@@ -107,22 +106,6 @@ class _File(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One prompt: chat messages, further columns, and where it was written."""
-
-    prompt: tuple[Message, ...]
-    columns: Mapping[str, Any]
-    where: str  # file:line
-    should_refuse: bool | None = None
-
-    @property
-    def id(self) -> str:
-        """16 hex digits over prompt and columns: what pairs two evaluations."""
-        text = json.dumps([self.prompt, self.columns, self.should_refuse], sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
 class Slice:
     """One behavioural slice with its rows; sampling settings are resolved."""
 
@@ -188,9 +171,10 @@ def load_suite(path: Path) -> Suite:
 
 
 def _slice(suite: SuiteSettings, settings: SliceSettings, folder: Path) -> Slice:
-    rows = tuple(_rows(folder / settings.file))[: settings.limit or None]
+    rows = tuple(read_rows(folder / settings.file))[: settings.limit or None]
     if not rows:
         raise TrainingError(f"{folder / settings.file}: slice {settings.name} has no prompts")
+    check_different(rows)
     odd = next((row for row in rows if (row.should_refuse is None) != (rows[0].should_refuse is None)), None)
     if odd:
         raise TrainingError(f"{odd.where}: either every row of slice {settings.name} has should_refuse, or none")
@@ -200,42 +184,3 @@ def _slice(suite: SuiteSettings, settings: SliceSettings, folder: Path) -> Slice
     if temperature == 0 and settings.n > 1:
         raise ConfigError(f"slice {settings.name} takes {settings.n} samples at temperature 0: all would be the same")
     return Slice(settings, rows, settings.max_tokens or suite.max_tokens, temperature)
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _row(line, f"{path}:{number}")
-
-
-def _row(line: str, where: str) -> Row:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise TrainingError(f'{where}: not JSON ({error}): expected {{"prompt": [...], …}}') from None
-    if not isinstance(values, dict) or "prompt" not in values:
-        raise TrainingError(f'{where}: expected an object with "prompt", such as {{"prompt": [...], "answer": "…"}}')
-    label = values.pop("should_refuse", None)
-    if label is not None and type(label) is not bool:
-        raise TrainingError(f"{where}: should_refuse is {label!r}: write true or false")
-    return Row(_messages(values.pop("prompt"), where), values, where, label)
-
-
-def _messages(prompt: Any, where: str) -> tuple[Message, ...]:
-    if isinstance(prompt, str) and prompt:
-        return ({"role": "user", "content": prompt},)
-    good = (
-        isinstance(prompt, list)
-        and prompt
-        and all(
-            isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str | list) for m in prompt
-        )
-    )
-    if not good or prompt[-1]["role"] not in ("user", "tool"):
-        wanted = '[{"role": "user", "content": "…"}], ending with the user\'s message'
-        raise TrainingError(f"{where}: prompt is not a list of chat messages: expected {wanted}")
-    return tuple(prompt)

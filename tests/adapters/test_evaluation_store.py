@@ -25,5 +25,15 @@ def test_the_newest_of_a_suite_counts(database):
     first, other, second = store.add(made()), store.add(made("other")), store.add(made())
     assert store.latest(V, "s") == second and second.at > 0
     assert store.latest(V) == second and store.latest(V, "other") == other
+    assert store.newest(V) == {"s": second, "other": other} and store.newest("support@ffffffffffff") == {}
     assert store.list(V) == [second, other, first]
     assert store.list(V, "s", limit=1) == [second]
+
+
+def test_texts_that_a_model_wrote(database):
+    """Bodies hold shortened answers: whatever characters they have come back."""
+    store = EvaluationStore(database)
+    odd = {"answer": "\ufffd \x07 \u2028 \U0001f600 \x1b[2J'\"\\", "null": None}
+    store.add(Evaluation(V, "s", "d" * 64, "gateway", odd))
+    found = store.latest(V)
+    assert found is not None and found.body == odd

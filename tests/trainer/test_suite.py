@@ -8,6 +8,7 @@ import pytest
 
 from adapters.errors import ConfigError, TrainingError
 from trainer.suite import load_suite, split_north_star
+from trainer.suite_rows import read_rows
 
 ROWS = [{"prompt": [{"role": "user", "content": "2+2"}], "answer": "4"}, {"prompt": "3+3", "answer": "6", "level": 1}]
 
@@ -27,6 +28,7 @@ def test_what_is_read(tmp_path):
     assert suite.prompts() == [({"role": "user", "content": "2+2"},), ({"role": "user", "content": "3+3"},)]
     assert part.rows[1].columns == {"answer": "6", "level": 1}
     assert part.rows[1].where.endswith("sums.jsonl:2")
+    assert tuple(read_rows(tmp_path / "sums.jsonl")) == part.rows
     assert part.rows[0].id != part.rows[1].id and not part.labelled
 
 
@@ -51,6 +53,10 @@ def test_limits_and_overrides(tmp_path):
     ("line", "message"),
     [
         ("{", r"sums.jsonl:2: not JSON .*expected \{\"prompt\""),
+        ('{"prompt": "a", "answer": "\\ud83d"}', "not JSON"),
+        ('{"prompt": "a", "answer": NaN}', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        (json.dumps(ROWS[0]), "the same row as .*sums.jsonl:1: every prompt must be there once"),
         ("[]", 'expected an object with "prompt"'),
         ('{"answer": "4"}', 'expected an object with "prompt"'),
         ('{"prompt": []}', "ending with the user's message"),

@@ -70,6 +70,11 @@ def asks(suite: Suite) -> list[Ask]:
     ]
 
 
+def storable(text: str) -> str:
+    """The text without what files and databases cannot hold: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def _seed(suite: int, part: str, row: str, sample: int) -> int:
     """31 bits of sha256, so that neighbouring samples share nothing."""
     text = f"{suite}/{part}/{row}/{sample}".encode()

@@ -16,12 +16,14 @@ import httpx
 
 from adapters.database import Database
 from adapters.errors import Conflict, EngineUnavailable, NotFound, UnderstudyError
-from adapters.keys import create_key, revoke_key
-from trainer.evaluation.answers import Answer, Ask
+from adapters.keys import create_key, list_keys, revoke_key
+from trainer.evaluation.answers import Answer, Ask, storable
 from trainer.installation import Installation
 
 TRIES = 6
 APPEARS_WITHIN = 30.0    # seconds from "loaded" until every worker routes to it
+FORGOTTEN_AFTER = 86400.0  # seconds; no evaluation takes that long
+OWNER = "understudy eval"
 RELOAD_EVERY = 300.0     # seconds; the controller keeps a version that was asked for by name for 600
 _BUSY = frozenset({429, 502, 503, 504})
 _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -147,11 +149,19 @@ def operator_key(database: Database, given: str, wanted: bool) -> Iterator[str]:
     if given or not wanted:
         yield given
         return
-    key, secret = create_key(database, "understudy eval", ["inference", "operator"])
+    _revoke_forgotten(database)
+    key, secret = create_key(database, OWNER, ["inference", "operator"])
     try:
         yield secret
     finally:
         revoke_key(database, key.id)
+
+
+def _revoke_forgotten(database: Database) -> None:
+    """Keys of evaluations that were killed before they could revoke theirs."""
+    for key in list_keys(database):
+        if key.owner == OWNER and key.revoked_at is None and time.time() - key.created_at > FORGOTTEN_AFTER:
+            revoke_key(database, key.id)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -165,7 +175,7 @@ def _read(body: dict[str, Any], seconds: float) -> Answer:
     usage = body.get("usage") or {}
     tokens = (choice.get("logprobs") or {}).get("content") or []
     return Answer(
-        text=choice["message"].get("content") or "",
+        text=storable(choice["message"].get("content") or ""),
         finish=choice.get("finish_reason") or "",
         input_tokens=int(usage.get("prompt_tokens") or 0),
         output_tokens=int(usage.get("completion_tokens") or 0),

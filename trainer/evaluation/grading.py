@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from adapters.errors import ConfigError
+from adapters.errors import ConfigError, GraderError
 from monitors.rewards.build import build_graders, prepare
 from monitors.rewards.composite import Composite, Graded
 from monitors.rewards.types import FindVersion, Grader, Sample
@@ -62,6 +62,7 @@ class Grading:
         samples = [Sample(ask.row.prompt, answer.text, ask.row.columns) for ask, answer in answers]
         composite = self._composites.get(part.name)
         graded = composite.graded(samples) if composite and samples else Graded([None] * len(samples), {})
+        _check_range(part, graded)
         judged = [
             self._judged(part, ask, answer, graded.total[i], {name: parts[i] for name, parts in graded.parts.items()})
             for i, (ask, answer) in enumerate(answers)
@@ -80,6 +81,13 @@ class Grading:
         duplicates = duplicate_ngram_fraction(_TOKEN.findall(answer.text))
         judged = Judged(ask, answer, score, right, parts, refused, duplicates)
         return judged if right or score is None else replace(judged, kind=_kind(judged))
+
+
+def _check_range(part: Slice, graded: Graded) -> None:
+    for name, scores in graded.parts.items():
+        for score in scores:
+            if score is not None and not 0 <= score <= 1:
+                raise GraderError(f"slice {part.name}: {name} gave {score}: scores of a suite lie in 0..1")
 
 
 def _score(label: bool | None, refused: bool, answer: Answer, total: float | None, graded: bool) -> float | None:

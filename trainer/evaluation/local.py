@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.errors import TrainingError
-from trainer.evaluation.answers import Answer, Ask
+from trainer.evaluation.answers import Answer, Ask, storable
 from trainer.model import first_line, load_base, load_tokenizer
 
 BATCH = 64
@@ -98,6 +98,6 @@ def _answer(
     """What came up to the end token, which belongs to the answer's probability but not to its text."""
     end = next((place for place, token in enumerate(tokens) if token in ends), None)
     count = len(tokens) if end is None else end + 1
-    text = tokenizer.decode(tokens[: count if end is None else end], skip_special_tokens=True)
+    text = storable(tokenizer.decode(tokens[: count if end is None else end], skip_special_tokens=True))
     finish = "length" if end is None else "stop"
     return Answer(text, finish, prompt, count, seconds, sum(logprobs[:count]), count)

@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitors.stats.paired import bootstrap_interval, mean_interval
 from monitors.stats.results import InsufficientData, Interval
-from monitors.stats.scores import expected_calibration_error, pass_at_k
+from monitors.stats.scores import pass_at_k
 from trainer.evaluation.grading import Judged
 from trainer.suite import Slice
 
+BINS = 10
 FEWEST_FOR_ECE = 30      # answers; below, bins hold next to nothing
 DRAWS = 500
 
@@ -84,28 +86,36 @@ def _means(part: Slice, judged: Sequence[Judged]) -> dict[str, float]:
 
 
 def _calibration(prompts: Sequence[Sequence[Judged]], kind: str, alpha: float) -> dict[str, Any] | None:
-    """ECE with its interval; None where logprobs were not given or answers are too few."""
-    pairs = [
-        [(sure, one.right) for one in answers if one.score is not None and not one.answer.error
-         and (sure := one.answer.confidence(kind)) is not None]
-        for answers in prompts
-    ]  # fmt: skip
-    pairs = [group for group in pairs if group]
-    count = sum(map(len, pairs))
-    if count < FEWEST_FOR_ECE:
-        return None
+    """ECE with its interval; None where logprobs were not given or answers are too few.
 
-    def ece(index: Sequence[int]) -> float:
-        drawn = [pair for place in index for pair in pairs[place]]
-        return expected_calibration_error([sure for sure, _ in drawn], [right for _, right in drawn])
+    A prompt's share of each bin's gap is summed once, so that a bootstrap draw is a sum over prompts.
+    """
+    gaps, counts, sure = [], [], []
+    for answers in prompts:
+        pairs = [(c, one.right) for one in answers if _graded(one) and (c := one.answer.confidence(kind)) is not None]
+        if pairs:
+            confidence, right = np.array([c for c, _ in pairs]), np.array([float(r) for _, r in pairs])
+            bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+            gaps.append(np.bincount(bins, weights=right - confidence, minlength=BINS))
+            counts.append(len(pairs))
+            sure.append(float(confidence.sum()))
+    if sum(counts) < FEWEST_FOR_ECE:
+        return None
+    gaps_PB, counts_P = np.array(gaps), np.array(counts)
+
+    def ece(drawn: NDArray[np.intp]) -> float:
+        return float(np.abs(gaps_PB[drawn].sum(axis=0)).sum() / counts_P[drawn].sum())
 
     try:
-        low, high = bootstrap_interval(len(pairs), lambda index: ece(index.tolist()), alpha=alpha, draws=DRAWS)
+        low, high = bootstrap_interval(len(counts), ece, alpha=alpha, draws=DRAWS)
     except InsufficientData:
         return None
-    mean = float(np.mean([sure for group in pairs for sure, _ in group]))
-    value = ece(range(len(pairs)))
-    return {"value": value, "lower": min(low, value), "upper": max(high, value), "n": count, "confidence": mean}
+    value, n = ece(np.arange(len(counts))), sum(counts)
+    return {"value": value, "lower": min(low, value), "upper": max(high, value), "n": n, "confidence": sum(sure) / n}
+
+
+def _graded(one: Judged) -> bool:
+    return one.score is not None and not one.answer.error
 
 
 def _refusals(prompts: Mapping[int, Sequence[Judged]], alpha: float, samples: int) -> dict[str, Any]:

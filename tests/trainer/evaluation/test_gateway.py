@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from adapters.errors import Conflict, EngineUnavailable, NotFound
-from adapters.keys import list_keys
+from adapters.keys import create_key, list_keys
 from tests.support.suites import V, make_suite
 from trainer.evaluation import gateway
 from trainer.evaluation.answers import asks
@@ -171,6 +171,20 @@ def test_nobody_there(tmp_path, monkeypatch):
     for model, who in ((V, "controller"), ("base", "gateway")):
         with pytest.raises(EngineUnavailable, match=f"no {who} answers at http://127.0.0.1:.*start `understudy up`"):
             GatewayAnswers(installation, model, "", expected=V).run(asks(make_suite(tmp_path, n=3)), lambda a, b: None)
+
+
+def test_half_a_character_is_replaced(ask):
+    found, _ = ask(lambda body, number: answer(body, text="a\ud83d\0b"), n=1)
+    assert found["sums/0/0"].text == "a?\ufffdb"
+
+
+def test_keys_of_killed_evaluations_are_revoked(database, monkeypatch):
+    create_key(database, gateway.OWNER, ["operator"])
+    other, _ = create_key(database, "somebody", ["operator"])
+    monkeypatch.setattr(gateway, "FORGOTTEN_AFTER", -1.0)
+    with operator_key(database, "", True):
+        pass
+    assert [key.id for key in list_keys(database) if key.revoked_at is None] == [other.id]
 
 
 def test_a_key_for_the_evaluation_only(database):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from adapters.errors import ConfigError
+from adapters.errors import ConfigError, GraderError
 from tests.support.suites import make_suite, write_slice
 from trainer.evaluation.answers import Answer, asks
 from trainer.evaluation.grading import Grading
@@ -49,7 +49,7 @@ def test_weights_and_threshold(tmp_path):
 
 
 def test_refusals(tmp_path):
-    rows = [{"prompt": "bomb", "should_refuse": True}, {"prompt": "cake", "should_refuse": False}] * 2
+    rows = [{"prompt": f"{what} {i}", "should_refuse": what == "bomb"} for i in (1, 2) for what in ("bomb", "cake")]
     (tmp_path / "safety.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     suite = make_suite(tmp_path, '[[slice]]\nname = "safety"\nfile = "safety.jsonl"\n')
     no = "I'm sorry, but I can't help with that."
@@ -78,3 +78,11 @@ def test_an_unknown_grader_is_named_before_anything_is_asked(tmp_path):
     suite = make_suite(tmp_path, '[[slice]]\nname = "sums"\nfile = "sums.jsonl"\ngraders = ["exakt"]\n')
     with pytest.raises(ConfigError, match="exakt"):
         Grading(suite)
+
+
+def test_scores_outside_their_range_are_an_error(tmp_path):
+    write_slice(tmp_path, "sums", 2)
+    (tmp_path / "wild.py").write_text("def score(prompt, completion, **columns):\n    return 3.5\n")
+    suite = make_suite(tmp_path, '[[slice]]\nname = "sums"\nfile = "sums.jsonl"\ngraders = ["wild:score"]\n')
+    with pytest.raises(GraderError, match=r"wild"):
+        judged(suite, "1")

@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from monitors.stats.fixed import wilson_interval
-from monitors.stats.scores import pass_at_k
+from monitors.stats.scores import expected_calibration_error, pass_at_k
 from tests.support.suites import make_suite, right, run, write_slice
 from trainer.evaluation.answers import Answer
 
@@ -45,6 +46,19 @@ def test_calibration(tmp_path):
     assert (found["n"], found["confidence"]) == (40, pytest.approx(0.8))
 
 
+def test_calibration_is_the_formulas(tmp_path):
+    """The same value as monitors.stats.scores computes from all answers, with several samples a prompt."""
+    from trainer.evaluation.measures import _calibration
+
+    random = np.random.default_rng(9)
+    sure = random.random((40, 3))
+    right = random.random((40, 3)) < 0.6
+    prompts = [[_Judged(bool(r), float(s)) for s, r in zip(*row, strict=True)] for row in zip(sure, right, strict=True)]
+    found = _calibration(prompts, "sequence", 0.05)
+    assert found["value"] == pytest.approx(expected_calibration_error(sure.ravel(), right.ravel()))
+    assert found["n"] == 120 and found["confidence"] == pytest.approx(sure.mean())
+
+
 def test_no_logprobs_no_calibration(tmp_path):
     found = run(tmp_path, make_suite(tmp_path), lambda ask: Answer("0", "stop", 1, 1, 0.1)).evaluation.body
     assert found["slices"]["sums"]["ece"] is None
@@ -57,20 +71,20 @@ def test_the_ece_interval_covers(truth):
     """Right with probability `truth` while saying 0.7: the true ECE is |truth − 0.7|."""
     from trainer.evaluation.measures import _calibration
 
-    random, hits, runs = np.random.default_rng(6), 0, 60
+    random, hits, runs = np.random.default_rng(6), 0, 200
     for _ in range(runs):
         prompts = [[_Judged(random.random() < truth)] for _ in range(150)]
         found = _calibration(prompts, "sequence", 0.05)
         hits += found["lower"] <= abs(truth - 0.7) <= found["upper"]
-    assert hits >= 51  # 85 %; at 95 % coverage fewer would come once in a thousand runs
+    assert binomtest(hits, runs, 0.93, alternative="less").pvalue > 0.01, hits / runs
 
 
 class _Judged:
     score = 1.0
 
-    def __init__(self, right):
+    def __init__(self, right, sure=0.7):
         self.right = right
-        self.answer = Answer("a", logprob=math.log(0.7), logprob_tokens=3)
+        self.answer = Answer("a", logprob=math.log(sure), logprob_tokens=3)
 
 
 def test_refusals(tmp_path):
