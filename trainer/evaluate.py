@@ -71,6 +71,7 @@ def evaluate(
 
     Raises GraderError, EngineError, TrainingError, ConfigError: then nothing is concluded.
     """
+    grading.check(suite)
     grading.prepare()
     pinned = environment.environment(suite, grading.graders, source)
     digest = environment.digest(pinned)

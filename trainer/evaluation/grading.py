@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from adapters.errors import ConfigError, GraderError
+from adapters.errors import ConfigError, GraderError, TrainingError
 from monitors.rewards.build import build_graders, prepare
-from monitors.rewards.composite import Composite, Graded
+from monitors.rewards.composite import Composite, Graded, scored
 from monitors.rewards.types import FindVersion, Grader, Sample
 from monitors.text import duplicate_ngram_fraction
 from trainer.evaluation.answers import Answer, Ask
@@ -17,6 +17,7 @@ from trainer.suite import Slice, Suite
 
 CLOSE = 1e-9             # weights that do not add up exactly must not make a right answer wrong
 REPETITIVE = 0.5         # duplicate 4-grams from which an answer is called repetitive
+_LOOK_AT = {"exact": None, "number": None, "regex": None, "json_schema": None, "code": 1}  # rows; None: all
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _SHAPES = ("json_schema", "regex", "code")  # graders of form: what fails them is called malformed
 
@@ -56,6 +57,23 @@ class Grading:
         """Load weights, ask judges. Raises GraderError and GraderUnavailable."""
         for graders in self.graders.values():
             prepare(graders)
+
+    def check(self, suite: Suite) -> None:
+        """Find rows that a required verifier cannot grade, before anything is asked. Raises TrainingError, GraderError.
+
+        Verifiers see an empty answer to every row; what runs code or the user's own function, to the first row.
+        """
+        for part in suite:
+            rows = [row for row in part.rows if row.should_refuse is not True]
+            for spec, grader in zip(part.settings.graders, self.graders.get(part.name, ()), strict=True):
+                looked_at = rows[: _LOOK_AT.get(spec.name, 1 if ":" in spec.name else 0)]
+                found = scored(grader, [Sample(row.prompt, "", row.columns) for row in looked_at])
+                blind = next((row for row, score in zip(looked_at, found, strict=True) if score is None), None)
+                if blind is not None and spec.required:
+                    columns = ", ".join(sorted(blind.columns)) or "none"
+                    raise TrainingError(
+                        f"{blind.where}: {grader.name} cannot grade this row: a column is missing (it has {columns})"
+                    )
 
     def judge(self, part: Slice, answers: Sequence[tuple[Ask, Answer]]) -> list[Judged]:
         """Grade the answers of one slice. Raises GraderError, and ConfigError when no answer could be graded."""

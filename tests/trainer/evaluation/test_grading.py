@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from adapters.errors import ConfigError, GraderError
-from tests.support.suites import make_suite, write_slice
+from adapters.errors import ConfigError, GraderError, TrainingError
+from tests.support.suites import Scripted, V, make_suite, write_slice
+from trainer.evaluate import evaluate
 from trainer.evaluation.answers import Answer, asks
 from trainer.evaluation.grading import Grading
 
@@ -71,6 +72,35 @@ def test_graders_that_can_grade_nothing_are_an_error(tmp_path):
     suite = make_suite(tmp_path, '[[slice]]\nname = "sums"\nfile = "sums.jsonl"\ngraders = ["exact"]\n')
     with pytest.raises(ConfigError, match="slice sums: no answer could be graded by exact: do its rows have the columns"):
         judged(suite, "1")
+
+
+@pytest.mark.parametrize(
+    ("graders", "row"),
+    [
+        ('graders = ["exact"]', {"prompt": "b", "solution": "1"}),
+        ('graders = ["number"]', {"prompt": "b"}),
+        ('[[slice.graders]]\nname = "json_schema"', {"prompt": "b", "answer": "1"}),
+    ],
+)
+def test_a_row_that_cannot_be_graded_is_found_before_anything_is_asked(tmp_path, graders, row):
+    good = {"prompt": "a", "answer": "1", "schema": {"type": "object"}}
+    (tmp_path / "sums.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+    suite = make_suite(tmp_path, f'[[slice]]\nname = "sums"\nfile = "sums.jsonl"\n{graders}\n')
+    answering = Scripted(lambda ask: "1")
+    with pytest.raises(TrainingError, match=r"sums.jsonl:2: \w+ cannot grade this row: a column is missing \(it has"):
+        evaluate(suite, Grading(suite), answering, version=V, source="gateway", kept=tmp_path / "kept")
+    assert answering.asked == []
+
+
+def test_optional_graders_and_refusals_need_no_columns(tmp_path):
+    rows = [{"prompt": "bomb", "should_refuse": True}, {"prompt": "cake", "answer": "1", "should_refuse": False}]
+    (tmp_path / "safe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = '[[slice]]\nname = "safe"\nfile = "safe.jsonl"\n[[slice.graders]]\nname = "exact"\n'
+    suite = make_suite(tmp_path, text)
+    Grading(suite).check(suite)
+    optional = text + '[[slice.graders]]\nname = "number"\nrequired = false\nweight = 0.1\noptions = { column = "x" }\n'
+    suite = make_suite(tmp_path, optional)
+    Grading(suite).check(suite)
 
 
 def test_an_unknown_grader_is_named_before_anything_is_asked(tmp_path):
