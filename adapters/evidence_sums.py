@@ -1,6 +1,8 @@
 """Sums over units for the comparison of two arms, made by the database: two levels, first per unit, then over units.
 
 Variances are over units, never over answers (a unit's answers are not independent): only sums leave the database.
+Where a unit's mean before the rollout is a covariate (CUPED), x is its difference from all units' mean before; 0 for a
+unit that was not there before, which adds no information and, being the same in both arms, no bias.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from adapters.database import Database
 from adapters.evidence_store import THUMBS_DOWN, bad
 from adapters.types import Flag
 
-Sums = tuple[int, float, float, float, float, float]   # units, Σm, Σm², Σd, Σd², Σmd over units with d > 0
-ArmsOf = Mapping[str, tuple[Sums, Sums]]               # metric → (candidate, stable)
-NOTHING: Sums = (0, 0.0, 0.0, 0.0, 0.0, 0.0)
+Sums = tuple[float, ...]                   # units, Σm, Σm², Σd, Σd², Σmd over units with d > 0; and Σx, Σx², Σxm, Σxd
+ArmsOf = Mapping[str, tuple[Sums, Sums]]   # metric → (candidate, stable)
+_PLAIN, _ADJUSTED = 6, 10                  # numbers in Sums without and with a covariate
 
 _R, _F, _S, _P = (table.c for table in (tables.responses, tables.feedback, tables.scores, tables.shadow_pairs))
 
@@ -35,6 +37,24 @@ class Segment:
     def ids(self) -> tuple[int, ...]:
         """Of both arms."""
         return self.candidate + self.stable
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The route's records in [since, until), seconds since the epoch: what covariates are made of."""
+
+    route: str
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A metric's value in a row, which rows have one, and its value before the rollout, per unit."""
+
+    value: ColumnElement[Any]
+    there: ColumnElement[bool]
+    before: Subquery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +108,24 @@ class EvidenceSums:
         where = and_(_R.assignment.in_(segment.ids), _R.flags.op("&")(int(Flag.ENGINE_DOWN)) == 0)
         return self._sums(segment, _R, where, {name: _answer_metric(name, goal) for name, goal in metrics.items()})
 
-    def words(self, segment: Segment, names: Sequence[str]) -> ArmsOf:
+    def words(self, segment: Segment, names: Sequence[str], before: Before | None = None) -> ArmsOf:
         """satisfaction and thumbs_down: of each answer and kind of feedback the last word counts."""
         last = select(func.max(_F.id)).where(_F.assignment.in_(segment.ids)).group_by(_F.response_id, _F.kind)
+        said = _F.score.is_not(None)
         known = {
-            "satisfaction": (_F.score, _F.score.is_not(None)),
-            "thumbs_down": (case((_F.score < THUMBS_DOWN, 1.0), else_=0.0), _F.score.is_not(None)),
+            "satisfaction": _Column(_F.score, said, _before(_F, _F.score, said, before)),
+            "thumbs_down": _Column(case((_F.score < THUMBS_DOWN, 1.0), else_=0.0), said),
         }
         return self._sums(segment, _F, _F.id.in_(last), {name: known[name] for name in names})
 
-    def scores(self, segment: Segment, names: Mapping[str, ColumnElement[bool]]) -> ArmsOf:
+    def scores(
+        self, segment: Segment, names: Mapping[str, ColumnElement[bool]], before: Before | None = None
+    ) -> ArmsOf:
         """Metrics of `scores`: name → which rows (score_rows)."""
-        columns = {name: (_S.value, condition) for name, condition in names.items()}
+        columns = {
+            name: _Column(_S.value, condition, _before(_S, _S.value, condition, before))
+            for name, condition in names.items()
+        }
         return self._sums(segment, _S, _S.assignment.in_(segment.ids), columns)
 
     def pairs(self, rollout: int) -> list[PairRow]:
@@ -109,29 +135,45 @@ class EvidenceSums:
             return [PairRow(*row) for row in connection.execute(query)]
 
     def _sums(
-        self,
-        segment: Segment,
-        table: Any,
-        where: ColumnElement[bool],
-        metrics: Mapping[str, tuple[ColumnElement[Any], ColumnElement[bool]]],
+        self, segment: Segment, table: Any, where: ColumnElement[bool], metrics: Mapping[str, _Column]
     ) -> ArmsOf:
         if not metrics or not segment.ids:
             return {}
         arm = case((table.assignment.in_(segment.candidate), 1), else_=0).label("arm")
-        columns: list[ColumnElement[Any]] = [arm]
-        for number, (value, there) in enumerate(metrics.values()):
-            columns.append(func.sum(case((there, value * 1.0), else_=0.0)).label(f"m{number}"))
-            columns.append(func.sum(case((there, 1.0), else_=0.0)).label(f"d{number}"))
+        columns: list[ColumnElement[Any]] = [arm, table.unit]
+        for number, metric in enumerate(metrics.values()):
+            columns.append(func.sum(case((metric.there, metric.value * 1.0), else_=0.0)).label(f"m{number}"))
+            columns.append(func.sum(case((metric.there, 1.0), else_=0.0)).label(f"d{number}"))
         per_unit = select(*columns).where(where).group_by(arm, table.unit).subquery()
         with self._database.read() as connection:
-            rows = {row.arm: row[1:] for row in connection.execute(_over_units(per_unit, len(metrics)))}
+            found = connection.execute(_over_units(per_unit, list(metrics.values()))).all()
+        rows = {row[0]: [float(value or 0.0) for value in row[1:]] for row in found}
+        return dict(zip(metrics, _by_metric(rows, list(metrics.values())), strict=True))
 
-        def sums(side: int, number: int) -> Sums:
-            six = rows[side][6 * number : 6 * number + 6] if side in rows else NOTHING
-            m, mm, d, dd, md = (float(value or 0.0) for value in six[1:])
-            return int(six[0] or 0), m, mm, d, dd, md
 
-        return {name: (sums(1, number), sums(0, number)) for number, name in enumerate(metrics)}
+def _by_metric(rows: Mapping[int, list[float]], metrics: Sequence[_Column]) -> list[tuple[Sums, Sums]]:
+    """(candidate, stable) for each metric, cut out of the arms' rows; zeros for an arm without any."""
+    result, start = [], 0
+    for metric in metrics:
+        width = _ADJUSTED if metric.before is not None else _PLAIN
+        sides = (rows.get(arm, [])[start : start + width] or [0.0] * width for arm in (1, 0))
+        candidate, stable = (tuple(side) for side in sides)
+        result.append((candidate, stable))
+        start += width
+    return result
+
+
+def _before(
+    table: Any, value: ColumnElement[Any], there: ColumnElement[bool], before: Before | None
+) -> Subquery | None:
+    """(unit, x): a unit's mean in the records before."""
+    if before is None:
+        return None
+    mine = select(tables.assignments.c.id).where(tables.assignments.c.route == before.route)
+    query = select(table.unit.label("unit"), func.avg(value * 1.0).label("x")).where(
+        there, table.assignment.in_(mine), table.at >= before.since, table.at < before.until
+    )
+    return query.group_by(table.unit).subquery()
 
 
 def score_rows(metric: str) -> ColumnElement[bool]:
@@ -151,8 +193,8 @@ def is_pair_of(metric: str, recorded: str) -> bool:
     return recorded in (metric, metric.removeprefix("reward."))
 
 
-def _answer_metric(name: str, objective: float) -> tuple[ColumnElement[Any], ColumnElement[bool]]:
-    """(value of an answer, which answers have one)."""
+def _answer_metric(name: str, objective: float) -> _Column:
+    """A metric of answers, by its name in a plan."""
     well = _R.status < 400
     means = {
         "tokens": (_R.output_tokens, _R.output_tokens.is_not(None)),
@@ -163,17 +205,24 @@ def _answer_metric(name: str, objective: float) -> tuple[ColumnElement[Any], Col
         "duration": (_R.duration, well),
     }  # fmt: skip
     if name in means:
-        return means[name]
+        return _Column(*means[name])
     counted = {"slow_ttft": _R.ttft.is_not(None), "slow_duration": well}.get(name, _R.status.is_not(None))
-    return case((bad(name, objective), 1.0), else_=0.0), counted
+    return _Column(case((bad(name, objective), 1.0), else_=0.0), counted)
 
 
-def _over_units(per_unit: Subquery, metrics: int) -> Select[Any]:
+def _over_units(per_unit: Subquery, metrics: Sequence[_Column]) -> Select[Any]:
     columns: list[ColumnElement[Any]] = [per_unit.c.arm]
-    for number in range(metrics):
+    joined: Any = per_unit
+    for number, metric in enumerate(metrics):
         m, d = per_unit.c[f"m{number}"], per_unit.c[f"d{number}"]
         columns += [_count(d > 0), func.sum(m), func.sum(m * m), func.sum(d), func.sum(d * d), func.sum(m * d)]
-    return select(*columns).group_by(per_unit.c.arm)
+        if metric.before is not None:
+            before = metric.before.alias(f"before{number}")
+            joined = joined.outerjoin(before, before.c.unit == per_unit.c.unit)
+            mean = select(func.avg(metric.before.c.x)).scalar_subquery()
+            x = case((d > 0, func.coalesce(before.c.x - mean, 0.0)), else_=0.0)
+            columns += [func.sum(x), func.sum(x * x), func.sum(x * m), func.sum(x * d)]
+    return select(*columns).select_from(joined).group_by(per_unit.c.arm)
 
 
 def _any(condition: ColumnElement[bool]) -> ColumnElement[int]:

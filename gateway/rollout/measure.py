@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from adapters.evidence_store import ArmRow
-from adapters.evidence_sums import ArmsOf, EvidenceSums, PairRow, Segment, is_pair_of, score_rows
+from adapters.evidence_sums import Before, EvidenceSums, PairRow, Segment, Sums, is_pair_of, score_rows
 from adapters.rollouts import Phase
 from gateway.rollout.arms import CANDIDATE, STABLE, Course
 from gateway.rollout.plan import Plan
@@ -13,6 +13,7 @@ from monitors.analysis import ArmSums, BadEvent, JudgeSpec, Measurements
 
 _OF_WORDS = ("satisfaction", "thumbs_down")
 _SAME_SHARE = 1e-9
+BEFORE = 14 * 86400.0      # seconds before the rollout from which a unit's covariates come
 
 
 def rules(course: Course) -> JudgeSpec | None:
@@ -55,22 +56,30 @@ def measure(
         units.stable,
         (units.new_candidate, units.new_stable) if compared else (),
         (weight / top, (top - weight) / top) if compared else (),
-        _metrics(sums, segment, course.plan),
+        _metrics(sums, segment, course),
         dict(events),
     )
 
 
-def _metrics(sums: EvidenceSums, segment: Segment, plan: Plan) -> dict[str, tuple[ArmSums, ArmSums]]:
+def _metrics(sums: EvidenceSums, segment: Segment, course: Course) -> dict[str, tuple[ArmSums, ArmSums]]:
     answers, words, scores = {}, [], {}
-    for metric in plan.metrics:
+    started = course.rollout.started_at
+    before = Before(course.rollout.route, started - BEFORE, started)
+    for metric in course.plan.metrics:
         if metric.name in _OF_WORDS:
             words.append(metric.name)
         elif metric.name.startswith(("reward", "text.")):
             scores[metric.name] = score_rows(metric.name)
         else:
             answers[metric.name] = metric.objective
-    found: ArmsOf = {**sums.answers(segment, answers), **sums.words(segment, words), **sums.scores(segment, scores)}
-    return {name: (ArmSums(*candidate), ArmSums(*stable)) for name, (candidate, stable) in found.items()}
+    found: dict[str, tuple[Sums, Sums]] = {**sums.answers(segment, answers)}
+    found |= sums.words(segment, words, before)
+    found |= sums.scores(segment, scores, before)
+    return {name: (_sums_of(candidate), _sums_of(stable)) for name, (candidate, stable) in found.items()}
+
+
+def _sums_of(sums: Sums) -> ArmSums:
+    return ArmSums(int(sums[0]), *sums[1:])
 
 
 def _pairs(rows: Sequence[PairRow], plan: Plan) -> dict[str, list[float]]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import pytest
 
-from adapters.evidence_sums import EvidenceSums, Segment, Units, is_pair_of, score_rows
+from adapters.evidence_sums import Before, EvidenceSums, Segment, Units, is_pair_of, score_rows
 from adapters.types import Flag
 from monitors.analysis import ArmSums
 from tests.support.records import Records
@@ -40,7 +40,7 @@ def test_answers_are_summed_over_units(records: Records):
         for side, arm in enumerate((records.candidate, records.stable)):
             units = [values for (a, _), values in lists.items() if a == arm]
             wanted = ArmSums.of([sum(v) for v in units], [float(len(v)) for v in units])
-            assert ArmSums(*found[name][side]) == wanted
+            assert ArmSums(int(found[name][side][0]), *found[name][side][1:]) == wanted
     assert found["ttft"][0][0] == len({unit for arm, unit in bad if arm == records.candidate})
 
 
@@ -51,7 +51,7 @@ def test_slow_answers_count_among_those_that_could_be_slow(records: Records):
     found = EvidenceSums(records.database).answers(segment(records), {"slow_ttft": 2.0, "slow_duration": 5.0})
     assert found["slow_ttft"][0][:2] == (2, 1.0) and found["slow_ttft"][0][3] == 2.0
     assert found["slow_duration"][0][:2] == (2, 1.0) and found["slow_duration"][0][3] == 3.0
-    assert found["slow_ttft"][1] == (0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert found["slow_ttft"][1] == (0.0,) * 6
 
 
 def test_of_feedback_the_last_word_counts(records: Records):
@@ -62,6 +62,42 @@ def test_of_feedback_the_last_word_counts(records: Records):
     found = EvidenceSums(records.database).words(segment(records), ["satisfaction", "thumbs_down"])
     assert found["satisfaction"][0] == pytest.approx((1, 1.4, 1.96, 2.0, 4.0, 2.8))
     assert found["thumbs_down"][0][:2] == (1, 1.0) and found["thumbs_down"][1][:2] == (1, 1.0)
+
+
+def test_what_a_unit_said_before_is_its_covariate(records: Records):
+    """x is the difference from everybody's mean before; somebody new has none."""
+    outside = records.assignment("stable", 1.0, rollout=0, step=0)
+    other = records.assignment("stable", 1.0, rollout=99, step=3)
+    for assignment, unit, score in ((outside, 1, 1.0), (outside, 1, 0.5), (other, 2, 0.25), (outside, 9, 0.0)):
+        records.say(assignment, unit, score, at=500.0)
+    records.say(outside, 2, 1.0, at=100.0)      # too long ago
+    for unit, score in ((1, 1.0), (2, 0.5), (3, 0.0)):
+        records.say(records.candidate, unit, score)
+    records.say(records.stable, 9, 1.0)
+    found = EvidenceSums(records.database).words(
+        segment(records), ["satisfaction", "thumbs_down"], Before("r", 200.0, 1000.0)
+    )
+    mean = (0.75 + 0.25 + 0.0) / 3
+    x = [0.75 - mean, 0.25 - mean, 0.0]
+    wanted = ArmSums.of([1.0, 0.5, 0.0], [1.0] * 3, x)
+    ours = ArmSums(int(found["satisfaction"][0][0]), *found["satisfaction"][0][1:])
+    assert [getattr(ours, n) for n in ("m", "mm", "d", "x", "xx", "xm", "xd")] == pytest.approx(
+        [getattr(wanted, n) for n in ("m", "mm", "d", "x", "xx", "xm", "xd")]
+    )
+    assert found["satisfaction"][1][6] == pytest.approx(-mean) and len(found["thumbs_down"][0]) == 6
+
+
+def test_scores_have_covariates_too(records: Records):
+    outside = records.assignment("stable", 1.0, rollout=0, step=0)
+    records.grade(outside, 1, "exact", 0.5, at=500.0)
+    records.grade(outside, 2, "exact", 0.0, at=500.0)
+    for unit in (1, 2, 3):
+        records.grade(records.candidate, unit, "exact", 1.0)
+    names = {name: score_rows(name) for name in ("reward", "text.words", "reward.exact")}
+    found = EvidenceSums(records.database).scores(segment(records), names, Before("r", 0.0, 1000.0))
+    for name in ("reward", "reward.exact"):
+        assert found[name][0][6:8] == pytest.approx((0.0, 2 * 0.25**2))
+    assert found["text.words"][0] == (0.0,) * 10
 
 
 def test_scores_by_grader_and_all_together(records: Records):
