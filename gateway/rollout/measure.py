@@ -83,15 +83,19 @@ def _sums_of(sums: Sums) -> ArmSums:
 
 
 def _pairs(rows: Sequence[PairRow], plan: Plan) -> dict[str, list[float]]:
-    """candidate − stable, one per unit and metric: a unit's first."""
+    """candidate − stable, one per unit and metric: a unit's first.
+
+    Of the plan's metrics, and of all statistics of texts: they show how many pairs there are where nothing grades.
+    """
     pairs: dict[str, list[float]] = {}
     seen: set[tuple[str, str, bytes]] = set()
+    planned = [metric.name for metric in plan.metrics if metric.name.startswith(("reward", "text."))]
     for row in rows:
-        for metric in plan.metrics:
-            key = (metric.name, row.metric, row.unit)
-            if is_pair_of(metric.name, row.metric) and metric.name.startswith(("reward", "text.")) and key not in seen:
-                seen.add(key)
-                pairs.setdefault(metric.name, []).append(row.candidate - row.stable)
+        names = {name for name in planned if is_pair_of(name, row.metric)}
+        for name in names | ({row.metric} if row.metric.startswith("text.") else set()):
+            if (name, row.metric, row.unit) not in seen:
+                seen.add((name, row.metric, row.unit))
+                pairs.setdefault(name, []).append(row.candidate - row.stable)
     return pairs
 
 

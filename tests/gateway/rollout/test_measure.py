@@ -77,7 +77,7 @@ def test_pairs_of_the_shadow(database):
     ):  # fmt: skip
         records.pair(unit, name, stable, candidate)
     found = measure(EvidenceSums(database), records.course(), {}, {})
-    assert found.pairs == {"reward": [1.0, -0.5, -0.25], "reward.judge": [-0.25]}
+    assert found.pairs == {"reward": [1.0, -0.5, -0.25], "reward.judge": [-0.25], "text.words": [-8.0]}
 
 
 def test_each_phase_has_its_rules(records: Records):
