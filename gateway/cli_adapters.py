@@ -27,6 +27,7 @@ from gateway.cli_support import (
 )
 
 if TYPE_CHECKING:
+    from adapters.evaluation_store import Evaluation
     from adapters.gates import GateStatus
     from adapters.types import AdapterVersion
     from gateway.cli_support import Context
@@ -92,16 +93,19 @@ def list_versions(
 @adapter_app.command()
 @reported
 def show(version: Version, config: ConfigFile = None, as_json: Json = False) -> None:
-    """One version: where it comes from, what happened to it, its gate, and which engines hold it."""
+    """One version: where it comes from, what happened to it, its evaluations and gate, and which engines hold it."""
+    from adapters.evaluation_store import EvaluationStore
     from adapters.gates import gate_status
 
     with open_context(config) as context:
         found = context.registry.get(version)
         gate = gate_status(context.database, version)
+        evaluations = [_evaluated(one) for one in EvaluationStore(context.database).newest(version).values()]
         events = context.registry.events(version)
         holdings = context.fleet.holdings(version=version)
     if as_json:
-        print_json({**_summary(found, gate, True), "events": events, "holdings": holdings})
+        facts = {"events": events, "evaluations": evaluations, "holdings": holdings}
+        print_json({**_summary(found, gate, True), **facts})
         return
     facts = {key: value for key, value in found.lineage.items() if isinstance(value, str | int | float)}
     probes = "yes" if "probes" in found.manifest else "no"
@@ -112,6 +116,10 @@ def show(version: Version, config: ConfigFile = None, as_json: Json = False) -> 
     typer.echo("")
     print_table([{**event, "at": when(event["at"])} for event in events], ("at", "stage", "actor", "reason"), False)
     typer.echo("")
+    if evaluations:
+        rows = [{**one, "at": when(one["at"]), "north_star": _star(one["north_star"])} for one in evaluations]
+        print_table(rows, ("suite", "at", "source", "north_star"), False)
+        typer.echo("")
     if not holdings:
         typer.echo("no engine holds it")
         return
@@ -155,6 +163,17 @@ def _check_not_served_name(context: Context, route: str) -> None:
 
     if route == context.settings.engine.served_name:
         raise ConfigError(f"{route!r} is the base's own name (engine.served_name): choose another route")
+
+
+def _evaluated(evaluation: Evaluation) -> dict[str, Any]:
+    """What an evaluation found, in short."""
+    fields = {name: getattr(evaluation, name) for name in ("suite", "suite_digest", "source", "at")}
+    return {**fields, "north_star": evaluation.body.get("north_star")}
+
+
+def _star(found: dict[str, Any] | None) -> str:
+    """'refunds.pass_at_1 0.812 [0.771, 0.847]'."""
+    return "{name} {value:.3f} [{lower:.3f}, {upper:.3f}]".format(**found) if found else "no data"
 
 
 def _summary(version: AdapterVersion, gate: GateStatus, full: bool) -> dict[str, Any]:

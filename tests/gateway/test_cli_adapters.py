@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from adapters.evaluation_store import Evaluation, EvaluationStore
 from adapters.fleet_store import FleetStore
 from adapters.gates import GateVerdict, record_gate
 from adapters.routes import RouteStore
@@ -151,6 +152,11 @@ def test_what_the_gate_said_is_shown_wherever_the_version_is(cli, pushed, cli_da
     assert "overridden" in good(cli("adapter", "list"))
     shown = good(cli("adapter", "show", second))
     assert "overridden (pilot customer)" in shown and "by bob@host" in shown
+    star = {"name": "mean", "value": 0.75, "lower": 0.7, "upper": 0.8}
+    EvaluationStore(cli_database).add(Evaluation(second, "demo", "d" * 64, "gateway", {"north_star": star}))
+    assert "mean 0.750 [0.700, 0.800]" in good(cli("adapter", "show", second))
+    assert json.loads(good(cli("adapter", "show", second, "--json")))["evaluations"][0]["north_star"] == star
+    assert json.loads(good(cli("adapter", "show", first, "--json")))["evaluations"] == []
     RouteStore(cli_database).set_target("support", second)
     RouteStore(cli_database).commit_target("support", 0, 0)
     assert "overridden (pilot customer)" in good(cli("route", "show", "support"))
