@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from monitors.analysis.spec import MetricSpec
 from monitors.analysis.types import ArmSums, BadEvent, Finding, Measurements, Verdict
 
-_SLACK = 1e-6  # relative: sums come as floats from a database
+_SLACK = 1e-6    # relative: sums come as floats from a database
+_HUGE = 1e100    # above it squares overflow; nothing that is measured comes near it
+_TINY = 1e-9     # shares closer to 0 or 1 are no shares of a route
 
 
 def impossible(metric: str, test: str, problem: str) -> Finding:
@@ -20,7 +22,7 @@ def sums_problem(spec: MetricSpec, sums: ArmSums) -> str:
     """Why these sums cannot be a metric's; empty when they can."""
     values = [sums.units, sums.m, sums.mm, sums.d, sums.dd, sums.md]
     covariate = [v for v in (sums.x, sums.xx, sums.xm, sums.xd) if v is not None]
-    if not all(math.isfinite(v) for v in (*values, *covariate)):
+    if not all(abs(v) < _HUGE for v in (*values, *covariate)):
         return "a sum is not a finite number"
     if len(covariate) not in (0, 4):
         return "some sums of the covariate are missing"
@@ -39,7 +41,7 @@ def _below(larger: float, smaller: float) -> bool:
 
 def events_problem(events: Sequence[BadEvent]) -> str:
     """Why these bad events cannot be; empty when they can."""
-    wrong = next((event.share for event in events if not 0.0 < event.share < 1.0), None)
+    wrong = next((event.share for event in events if not _TINY <= event.share <= 1 - _TINY), None)
     return "" if wrong is None else f"an event has the share {wrong}, which must lie between 0 and 1"
 
 
@@ -59,8 +61,8 @@ def measurement_problem(measured: Measurements) -> str:
     counts, weights = measured.ratio_counts, measured.ratio_weights
     if len(counts) != len(weights):
         return f"{len(counts)} counts of units for {len(weights)} arms"
-    if not all(math.isfinite(c) and c >= 0 for c in counts):
+    if not all(0 <= c < _HUGE for c in counts):
         return f"{list(counts)} are no counts of units"
-    if not all(math.isfinite(w) and w > 0 for w in weights):
+    if not all(0 < w < _HUGE for w in weights) or any(w < _TINY * math.fsum(weights) for w in weights):
         return f"{list(weights)} are no weights of arms"
     return ""

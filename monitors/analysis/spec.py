@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,11 +19,14 @@ Kind = Literal["event", "mean"]
 MarginUnit = Literal["absolute", "sd", "ratio"]
 Goal = Literal["noninferior", "superior"]
 Advance = Literal["no_harm", "evidence"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 _EVENT = {"kind": "event", "direction": "decrease", "margin": 0.01, "margin_unit": "absolute", "bounded": True}
 _RATIO = {**_EVENT, "margin": 1.25, "margin_unit": "ratio", "floor": 0.01}
 _SLOW = {**_RATIO, "null_risk": 1.25, "warmup": 60.0}
-_SCORE = {"kind": "mean", "direction": "increase", "margin": 0.05, "margin_unit": "sd", "bounded": True}
+_SCORE = {
+    "kind": "mean", "direction": "increase", "margin": 0.05, "margin_unit": "sd", "floor": 0.005, "bounded": True,
+}  # fmt: skip
 _TEXT = {"kind": "mean", "direction": "decrease", "margin": 0.1, "margin_unit": "sd"}
 _COST = {"kind": "mean", "direction": "decrease", "margin": 1.1, "margin_unit": "ratio"}
 
@@ -66,14 +69,14 @@ class MetricSpec(Section):
     role: Role = Field("guardrail", description="primary: decides; guardrail: must not get worse; exploratory: shown")
     direction: Direction = Field("decrease", description="which way is better")
     goal: Goal = Field("noninferior", description="what a primary metric must show: not worse, or better")
-    margin: float = Field(0.01, gt=0, description="how much worse is tolerated, in margin_unit; always positive")
+    margin: Finite = Field(0.01, gt=0, description="how much worse is tolerated, in margin_unit; always positive")
     margin_unit: MarginUnit = Field(
         "absolute", description="absolute; sd: standard deviations over stable's units; ratio: candidate / stable, > 1"
     )
-    floor: float = Field(0.0, ge=0, description="with ratio: an absolute difference that is tolerated in any case")
-    objective: float = Field(0.0, ge=0, description="slow_ttft and slow_duration: seconds above which one is slow")
-    warmup: float = Field(0.0, ge=0, description="seconds after a version's first traffic that do not count")
-    null_risk: float = Field(1.0, ge=1, description="events: relative risk that is no reason to roll back")
+    floor: Finite = Field(0.0, ge=0, description="with ratio or sd: an absolute difference tolerated in any case")
+    objective: Finite = Field(0.0, ge=0, description="slow_ttft and slow_duration: seconds above which one is slow")
+    warmup: Finite = Field(0.0, ge=0, description="seconds after a version's first traffic that do not count")
+    null_risk: float = Field(1.0, ge=1, le=100, description="events: relative risk that is no reason to roll back")
     kind: Kind = Field("mean", description="event: a bad thing that happens or not; mean: a number per answer")
     bounded: bool = Field(False, description="values lie in 0..1")
     source: str = Field("responses", description="what must be configured: responses, feedback, graders, screening, "

@@ -11,23 +11,24 @@ import math
 
 from monitors.stats.results import InsufficientData, Interval, require_probability
 
-RARE = (0.5, 50.0)  # Beta prior around half a percent: tight for rates that should be near 0, valid for every rate
+# Beta priors, averaged: around one percent, tight for rates that should be near 0; and Jeffreys', good everywhere.
+PRIORS = ((0.5, 50.0), (0.5, 0.5))
 _STEPS = 40
 
 
-def bounded_log_e(total: float, n: float, mean: float, prior: tuple[float, float] = RARE) -> float:
-    """log E against "the mean is `mean`": ln B(a + S, b + n − S) − ln B(a, b) − S ln m − (n − S) ln(1 − m).
+def bounded_log_e(total: float, n: float, mean: float) -> float:
+    """log E against "the mean is `mean`": ln B(a + S, b + n − S) − ln B(a, b) − S ln m − (n − S) ln(1 − m), averaged.
 
     total: S, the sum of n independent observations in [0, 1]; mean in (0, 1). For values that are not 0 or 1 it is
     still an e-process, because each factor is convex in the observation. Raises ValueError and InsufficientData.
     """
     _check(total, n)
-    a, b = prior
-    mixture = _log_beta(a + total, b + n - total) - _log_beta(a, b)
+    parts = [_log_beta(a + total, b + n - total) - _log_beta(a, b) for a, b in PRIORS]
+    mixture = max(parts) + math.log(sum(math.exp(part - max(parts)) for part in parts) / len(parts))
     return mixture - total * math.log(require_probability(mean, "mean")) - (n - total) * math.log1p(-mean)
 
 
-def bounded_interval(total: float, n: float, alpha: float = 0.05, prior: tuple[float, float] = RARE) -> Interval:
+def bounded_interval(total: float, n: float, alpha: float = 0.05) -> Interval:
     """{m : E(m) < 1/α}: a confidence sequence for the mean; both ends hold together. Found by bisection."""
     _check(total, n)
     limit = -math.log(require_probability(alpha, "alpha"))
@@ -37,14 +38,12 @@ def bounded_interval(total: float, n: float, alpha: float = 0.05, prior: tuple[f
         inside = centre
         for _ in range(_STEPS):
             middle = (inside + outside) / 2
-            if bounded_log_e(total, n, middle, prior) < limit:
+            if bounded_log_e(total, n, middle) < limit:
                 inside = middle
             else:
                 outside = middle
         return outside
 
-    if bounded_log_e(total, n, centre, prior) >= limit:  # the prior's own doubt, for few observations far from it
-        return Interval(0.0, 1.0)
     return Interval(0.0 if total == 0 else edge(0.0), 1.0 if total == n else edge(1.0))
 
 
