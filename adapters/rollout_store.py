@@ -136,6 +136,13 @@ class RolloutStore:
             _append(connection, rollout.id, event, now)
 
 
+def hold_rows(connection: Connection, rollout: Rollout) -> None:
+    """Lock its route, then its row: everybody locks routes, rollouts, versions and revisions in this order."""
+    routes, rows = tables.routes.c, tables.rollouts.c
+    connection.execute(select(routes.name).where(routes.name == rollout.route).with_for_update())
+    connection.execute(select(rows.id).where(rows.id == rollout.id).with_for_update())
+
+
 def change_in(
     connection: Connection, rollout: Rollout, event: RolloutEvent, fence: Fence = None, **values: Any
 ) -> Rollout:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from adapters.errors import Conflict, NotFound
 from adapters.promotion import transition
-from adapters.rollout_store import Fence, change_in
+from adapters.rollout_store import Fence, change_in, hold_rows
 from adapters.rollouts import Phase, Rollout, RolloutEvent
 from adapters.routes import serve_in
 from adapters.types import Stage
@@ -43,6 +43,7 @@ class Change:
 
 def carry_out(connection: Connection, change: Change) -> Rollout:
     """Do it, in the caller's write transaction; the row as it is then. Raises Conflict, NotFound."""
+    hold_rows(connection, change.rollout)
     return {Act.PROMOTE: _promote, Act.ROLL_BACK: _roll_back, Act.ABORT: _abort}.get(change.action.act, _move)(
         connection, change
     )
