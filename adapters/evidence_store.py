@@ -159,9 +159,9 @@ class EvidenceStore:
     def answers(
         self, assignments: Iterable[int], after: int, until: int, objectives: Mapping[str, float]
     ) -> list[tuple[Any, ...]]:
-        """(id, *bad as 0 or 1 per objective) of these arms' answers up to `until`, oldest first; outages aside."""
+        """(id, at, unit, *bad as 0 or 1 per objective) of these arms' answers, oldest first; outages aside."""
         columns = [case((bad(name, objective), 1), else_=0) for name, objective in objectives.items()]
-        query = select(_R.id, *columns).where(_flag(Flag.ENGINE_DOWN, absent=True))
+        query = select(_R.id, _R.at, _R.unit, *columns).where(_flag(Flag.ENGINE_DOWN, absent=True))
         return self._values(query, _R, assignments, (after, until))
 
     def counts(
@@ -194,10 +194,10 @@ class EvidenceStore:
         with self._database.read() as connection:
             return list(connection.execute(query.where(rows.arm == "stable")).scalars())
 
-    def words(self, assignments: Iterable[int], after: int, until: int) -> list[tuple[int, float]]:
-        """(id, score) of the feedback to these arms' answers, oldest first."""
+    def words(self, assignments: Iterable[int], after: int, until: int) -> list[tuple[int, float, bytes, float]]:
+        """(id, at, unit, score) of the feedback to these arms' answers, oldest first."""
         rows = tables.feedback.c
-        return self._values(select(rows.id, rows.score), rows, assignments, (after, until))
+        return self._values(select(rows.id, rows.at, rows.unit, rows.score), rows, assignments, (after, until))
 
     def scored(self, assignments: Iterable[int], after: int, until: int) -> list[tuple[int, str, float]]:
         """(id, metric, value) of the scores of these arms' answers, oldest first."""

@@ -7,6 +7,7 @@ expected once in RUN_LENGTH observations at the tolerated mean, and far more rar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,9 @@ FLOOR = 0.02                   # a rate of bad answers that is tolerated in any 
 SCORE_MARGIN = 0.05            # a fall of mean satisfaction or reward that is tolerated after a promotion
 SETTLED = 1.0                  # seconds after the candidate was taken off, for what was still under way
 _BETS = (0.1, 0.3, 0.9)        # as shares of the largest possible bet, 1/mean
+COUNTS_AGAIN = 10.0            # seconds after which a unit's next bad answer counts: no single user raises an alarm
+DAY = 86400.0                  # seconds after which a unit's next word counts
+MOST_UNITS = 100_000           # remembered
 _ALWAYS = ("error", "truncated", "empty", "non_finite")
 
 
@@ -76,6 +80,25 @@ class Detectors:
         return next((name for name, detector in self.detectors.items() if detector.alarm), "")
 
 
+class Seldom:
+    """Lets a unit count once in a while. `seconds`: how long it does not count again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last: dict[tuple[str, bytes], float] = {}
+
+    def counts(self, name: str, unit: bytes, at: float) -> bool:
+        """True for the first time in so many seconds."""
+        key = (name, bytes(unit))
+        if abs(at - self._last.get(key, -math.inf)) < self._seconds:
+            return False
+        self._last.pop(key, None)
+        self._last[key] = at
+        while len(self._last) > MOST_UNITS:
+            del self._last[next(iter(self._last))]
+        return True
+
+
 class StableGuard:
     """Watches the stable arm of one open rollout. Not thread-safe; `look` reads the database."""
 
@@ -86,6 +109,7 @@ class StableGuard:
         limits = known.get("limits") or self._before(course)
         self._cursor = int(known.get("cursor") or course.memory.cursor[0])
         self._detectors = Detectors.restored(limits, known.get("statistics", {}))
+        self._seldom = Seldom(COUNTS_AGAIN)
 
     def look(self, course: Course) -> StableArm:
         """Read stable's new answers. Raises DatabaseError."""
@@ -94,9 +118,7 @@ class StableGuard:
         until = self._store.ends()[0]
         rows = self._store.answers(mine, self._cursor, until, self._metrics)
         self._cursor = rows[-1][0] if len(rows) >= MOST_ROWS else max(until, self._cursor)
-        for row in rows:
-            for name, x in zip(self._metrics, row[1:], strict=True):
-                self._detectors.observe(name, float(x))
+        _observe(self._detectors, self._metrics, rows, self._seldom)
         worse = self._detectors.alarm
         if not worse:
             return StableArm()
@@ -134,19 +156,21 @@ class AfterWatch:
         known = course.memory.after
         self._cursors = list(known.get("cursors", (0, 0, 0)))
         self._detectors = Detectors.restored(_limits(course.memory.reference), known.get("statistics", {}))
+        self._seldom, self._daily = Seldom(COUNTS_AGAIN), Seldom(DAY)
 
     def look(self, course: Course) -> str:
         """What got worse, in one sentence; empty for nothing. Raises DatabaseError."""
         mine = self._store.served(course.rollout.route, course.rollout.candidate)
         ends = self._store.ends()
         answers = self._store.answers(mine, self._cursors[0], ends[0], self._metrics)
-        for row in answers:
-            for name, x in zip(self._metrics, row[1:], strict=True):
-                self._detectors.observe(name, float(x))
+        _observe(self._detectors, self._metrics, answers, self._seldom)
         words = self._store.words(mine, self._cursors[1], ends[1])
-        self._observe_scores(("satisfaction", score) for _, score in words)
+        said = (score for _, at, unit, score in words if self._daily.counts("satisfaction", unit, at))
+        self._observe_scores(("satisfaction", score) for score in said)
         scores = self._store.scored(mine, self._cursors[2], ends[2])
-        self._observe_scores((_reward(metric), value) for _, metric, value in scores)
+        graded = [(metric, value) for _, metric, value in scores if not metric.startswith("text.")]
+        self._observe_scores((_reward(metric), value) for metric, value in graded)
+        self._observe_scores(("reward", value) for _, value in graded)
         read: list[list[tuple[Any, ...]]] = [answers, [*words], [*scores]]
         self._cursors = [rows[-1][0] if len(rows) >= MOST_ROWS else end for rows, end in zip(read, ends, strict=True)]
         return self._reason()
@@ -170,17 +194,27 @@ class AfterWatch:
         return f"after the promotion: mean {name} below {1.0 - limit:.3f}"
 
 
+def _observe(
+    detectors: Detectors, metrics: Mapping[str, float], rows: Iterable[tuple[Any, ...]], seldom: Seldom
+) -> None:
+    """Rows of EvidenceStore.answers: every good answer, and a unit's bad ones seldom."""
+    for _, at, unit, *flags in rows:
+        for name, x in zip(metrics, flags, strict=True):
+            if not x or seldom.counts(name, unit, at):
+                detectors.observe(name, float(x))
+
+
 def _limits(reference: Mapping[str, float]) -> dict[str, float]:
     """Tolerated means of bad events, and of 1 − score. A metric that stable had no data for is not watched."""
     limits = {}
     for name, mean in reference.items():
         if name in (*_ALWAYS, "slow_ttft", "slow_duration"):
             limits[name] = min(0.5, max(FLOOR, 2.0 * mean))
-        elif name == "satisfaction" or name.startswith("reward."):
+        elif name in ("satisfaction", "reward") or name.startswith("reward."):
             limits[name] = min(0.99, max(FLOOR, 1.0 - mean + SCORE_MARGIN))
     return limits
 
 
 def _reward(metric: str) -> str:
     """The name that a plan has for what `scores.metric` says."""
-    return metric if metric.startswith(("reward.", "text.")) else f"reward.{metric}"
+    return metric if metric.startswith("reward.") else f"reward.{metric}"

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.evidence_store import EvidenceStore
 from adapters.types import Flag
-from gateway.rollout.guard import FLOOR, AfterWatch, Detectors, StableGuard, tolerated
+from gateway.rollout.guard import FLOOR, AfterWatch, Detectors, Seldom, StableGuard, tolerated
 from gateway.rollout.memory import Hold, HoldKind
 from tests.support.records import CANDIDATE, STABLE, Records
 
@@ -78,6 +78,25 @@ def test_an_engine_that_is_away_is_not_stables_harm(records: Records):
     assert guard.look(records.course()).worse == ""
 
 
+def test_no_single_user_raises_an_alarm(records: Records):
+    guard = StableGuard(EvidenceStore(records.database), records.course())
+    for _ in range(60):
+        records.error(records.stable, 1)
+    assert guard.look(records.course()).worse == ""
+    watch = promoted(records, satisfaction=0.9, error=0.0)
+    mine = records.assignment("stable", 1.0, rollout=0, step=0, version=CANDIDATE)
+    for _ in range(60):
+        records.say(mine, 1, 0.0)
+        records.error(mine, 1)
+    assert watch.look(records.course()) == ""
+
+
+def test_a_unit_counts_again_after_a_while():
+    seldom = Seldom(10.0)
+    assert [seldom.counts("error", b"u", at) for at in (0.0, 5.0, 10.0, 12.0, 20.5)] == [True, False, True, False, True]
+    assert seldom.counts("empty", b"u", 5.0) and seldom.counts("error", b"v", 5.0)
+
+
 def test_what_happens_without_the_candidate_is_counted(records: Records):
     guard = StableGuard(EvidenceStore(records.database), records.course())
     for unit in range(40):
@@ -118,7 +137,7 @@ def test_after_a_promotion_a_fall_of_satisfaction_is_noticed(records: Records):
         records.say(mine, unit, float(draw.random() < 0.8))
     assert watch.look(records.course()) == ""
     for unit in range(200):
-        records.say(mine, unit, float(draw.random() < 0.3))
+        records.say(mine, 1000 + unit, float(draw.random() < 0.3))
     reason = watch.look(records.course())
     assert reason.startswith("after the promotion: mean satisfaction below")
 
@@ -130,6 +149,10 @@ def test_after_a_promotion_errors_and_rewards_are_watched(records: Records):
         records.grade(mine, unit, "exact", 0.1)
         records.grade(mine, unit, "odd-scale", 40.0)
     assert "reward.exact" in watch.look(records.course())
+    overall = promoted(records, reward=0.9)
+    for unit in range(30):
+        records.grade(mine, unit, "exact", 0.1)
+    assert "mean reward below" in overall.look(records.course())
     other = promoted(records, error=0.01)
     for unit in range(30):
         records.error(mine, unit)
