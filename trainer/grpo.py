@@ -153,7 +153,7 @@ def _train(
             trainer.engine.check(trainer)
         if job.resume_from is not None:
             monitor.restore(job.resume_from)
-        train_to_end(job, trainer)
+        train_to_end(job, trainer, ended=monitor.ended)
         last = job.run.path / "last"
         save_adapter(trainer, last)
         return monitor.outcome(last, trainer.state.global_step)

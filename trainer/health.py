@@ -77,6 +77,12 @@ class HealthMonitor:
         self._prompts = [render(tokenizer, row["prompt"], watched.template) for row in watched.rows]
 
     @property
+    def ended(self) -> bool:
+        """True when the run has stopped for good before its last step: it collapsed, or there is nothing to learn."""
+        stopped = self.collapse is not None and self.settings.on_collapse == "stop"
+        return stopped or bool(self.function and self.function.exhausted)
+
+    @property
     def best_step(self) -> int | None:
         """The step of the best look by gold, the start left out; None without gold."""
         scored = [(gold, look.step) for look in self.looks if look.step and (gold := look.mean("gold")) is not None]

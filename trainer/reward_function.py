@@ -67,11 +67,12 @@ class RewardFunction:
         """What a resumed run must know."""
         value, steps = self._flat
         flat = [None if math.isnan(value) else value, steps]
-        return {"varied": self._varied, "flat": flat, "missing": self._missing}
+        return {"varied": self._varied, "flat": flat, "missing": self._missing, "exhausted": self.exhausted}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
         self._varied, self._missing = bool(state["varied"]), int(state["missing"])
+        self.exhausted = str(state["exhausted"])
         value, steps = state["flat"]
         self._flat = (math.nan if value is None else float(value), int(steps))
 

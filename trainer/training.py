@@ -38,7 +38,7 @@ def fit(job: Job, trainer: Any, monitor: Any = None) -> Outcome:
             monitor.restore(job.resume_from)
     for callback in callbacks(job):
         trainer.add_callback(callback)
-    train_to_end(job, trainer)
+    train_to_end(job, trainer, ended=monitor is not None and monitor.ended)
     last = job.run.path / "last"
     save_adapter(trainer, last)
     if monitor is None:
@@ -47,16 +47,17 @@ def fit(job: Job, trainer: Any, monitor: Any = None) -> Outcome:
     return outcome
 
 
-def train_to_end(job: Job, trainer: Any) -> None:
+def train_to_end(job: Job, trainer: Any, *, ended: bool = False) -> None:
     """TRL's train(), from the newest whole checkpoint; nothing but its weights are loaded if that is the last one.
 
     transformers would take one step more than max_steps then, and publish other weights than an uninterrupted run.
+    `ended`: the last one it is also where the health monitor had stopped the run.
     """
     if job.resume_from is None:
         trainer.train()
         return
     state = json.loads((job.resume_from / "trainer_state.json").read_text(encoding="utf-8"))
-    if state["global_step"] >= state["max_steps"]:
+    if ended or state["global_step"] >= state["max_steps"]:
         trainer._load_from_checkpoint(str(job.resume_from))
         trainer.state.global_step = state["global_step"]
         return

@@ -29,7 +29,7 @@ EXACT: dict[str, Any] = {"name": "exact"}
 GOLD: dict[str, Any] = {"name": "exact", "label": "truth", "gold": True}
 HELPFUL: dict[str, Any] = {"name": "trainer.demo.gameable:helpfulness"}
 TRAINER: dict[str, Any] = {
-    "learning_rate": 1e-3, "max_steps": 30, "per_device_train_batch_size": 64, "num_generations": 8,
+    "learning_rate": 1e-3, "lr_scheduler_type": "constant", "max_steps": 20, "per_device_train_batch_size": 64, "num_generations": 8,
     "max_completion_length": 16, "beta": 0.02, "seed": 0, "save_steps": 10,
 }  # fmt: skip
 

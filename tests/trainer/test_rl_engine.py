@@ -30,7 +30,7 @@ def test_grpo_learns_from_the_engine_that_serves(real_engine, engine, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.Engine, "load", load)
         job = rl.make_job(
-            "grpo", tmp_path, completions=completions(real_engine.url), trainer={"max_steps": 20, "beta": 0.0},
+            "grpo", tmp_path, completions=completions(real_engine.url), trainer={"beta": 0.0},
             held_out=40, health={"every": 10, "prompts": 32}, prompt_filter={"samples": 4, "limit": 100},
         )  # fmt: skip
         outcome = rl.train(job)
@@ -46,26 +46,42 @@ def test_grpo_learns_from_the_engine_that_serves(real_engine, engine, tmp_path):
     assert rl.better(ours, base) < 0.01
 
 
-def test_rloo_too_and_an_engine_with_other_weights_is_noticed(real_engine, engine, made, tmp_path):
+def other_weights(folder):
+    """An adapter of the shapes that the run has, and of other weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from trainer.model import load_base
+
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_base("demo"), lora)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def test_rloo_too_and_an_engine_with_other_weights_is_noticed(real_engine, engine, tmp_path):
     job = rl.make_job(
         "rloo", tmp_path / "a", completions=completions(real_engine.url), held_out=10,
         trainer={"max_steps": 2, "per_device_train_batch_size": 16}, health={"prompts": 8},
     )  # fmt: skip
     rl.train(job)
     assert all(row["health.logprob_gap"] < 0.05 for row in job.run.rows() if "reward" in row)
-    # The trainer continues an adapter, but what it hands to the engine is another one: the same shapes, other weights.
+    strange = other_weights(tmp_path / "other")
     with pytest.MonkeyPatch.context() as patch:
         from trainer.rl_trainers import EngineCompletions
 
         def other(self, folder):
             import shutil
 
-            shutil.copytree(made["A:"], folder)
+            shutil.copytree(strange, folder)
 
         patch.setattr(EngineCompletions, "_save", other)
-        strange = rl.make_job("grpo", tmp_path / "b", completions=completions(real_engine.url), held_out=10)
+        job = rl.make_job("grpo", tmp_path / "b", completions=completions(real_engine.url), held_out=10)
         with pytest.raises(TrainingError, match=r"nats a token from the trainer's before the first step"):
-            rl.train(strange)
+            rl.train(job)
     assert not [m for m in engine.http.get("/v1/models").json()["data"] if str(m["id"]).startswith("training-")]
 
 

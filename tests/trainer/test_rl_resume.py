@@ -12,10 +12,10 @@ from tests.support.tree import ROOT
 from trainer.run_directory import RunDirectory
 
 SECTIONS = {
-    "trainer": {"max_steps": 8, "save_steps": 2, "per_device_train_batch_size": 32, "max_completion_length": 12},
-    "held_out": 20,
-    "health": {"every": 2, "prompts": 16, "samples": 1},
-    "prompt_filter": {"samples": 4, "limit": 60},
+    "trainer": {"max_steps": 8, "save_steps": 2, "per_device_train_batch_size": 16, "max_completion_length": 8},
+    "held_out": 12,
+    "health": {"every": 2, "prompts": 8, "samples": 1},
+    "prompt_filter": {"samples": 2, "limit": 40},
 }
 
 

@@ -11,7 +11,7 @@ from trainer.sampling import Answer, movement, token_logprobs
 
 @pytest.mark.slow
 def test_rloo_beats_the_base(tmp_path):
-    job = rl.make_job("rloo", tmp_path, trainer={"beta": 0.05, "max_steps": 20})
+    job = rl.make_job("rloo", tmp_path, trainer={"beta": 0.05, "max_steps": 16})
     outcome = rl.train(job)
     ours, base = rl.right(rl.replies(outcome.adapter)), rl.right(rl.replies(None))
     print("RLOO", sum(ours) / len(ours), "base", sum(base) / len(base))
@@ -97,6 +97,8 @@ def test_schulman_s_estimator_is_what_grpo_logs_and_agrees_with_the_whole_distri
     with model.disable_adapter():
         base = token_logprobs(model, answers)
     ratios = torch.tensor([b - o for mine, theirs in zip(own, base, strict=True) for o, b in zip(mine, theirs, strict=True)])
-    k3 = float((ratios.exp() - 1 - ratios).mean())
-    assert seen["logs"]["kl"] == pytest.approx(k3, rel=1e-2)
-    assert movement(model, answers).kl == pytest.approx(k3, rel=0.3)  # one is exact, the other sampled
+    k3 = ratios.exp() - 1 - ratios
+    assert seen["logs"]["kl"] == pytest.approx(float(k3.mean()), rel=1e-2)
+    error = float(k3.std()) / len(k3) ** 0.5  # one is exact, the other sampled
+    assert movement(model, answers).kl == pytest.approx(float(k3.mean()), abs=5 * error)
+    assert float(k3.mean()) > 5 * error
