@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -40,12 +40,20 @@ def type_name(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(f"`{toml(value)}`" for value in arguments)
     if origin is tuple:
-        return f"list of {type_name(arguments[0])}s"
+        return f"list of {several(arguments[0])}"
     if origin is dict:
-        return f"table of {type_name(arguments[1])}s"
+        return f"table of {several(arguments[1])}"
+    if origin is Annotated:
+        return type_name(arguments[0])
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "table"
     return TYPE_NAMES[annotation]  # a KeyError here asks for a name for a new kind of setting
+
+
+def several(annotation: Any) -> str:
+    """A type's name for many of it."""
+    name = type_name(annotation)
+    return name.removeprefix("one of ") if name.startswith("one of ") else f"{name}s"
 
 
 def toml(value: Any) -> str:

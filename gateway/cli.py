@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": ("gateway.data_plane.server:serve_command", "The data plane: the OpenAI-compatible API."),
     "controller": ("gateway.cli_serve:controller_command", "The controller and the operator API."),
     "reward": ("gateway.cli_reward:reward_command", "The scoring service: graders for production."),
+    "guard": ("gateway.cli_guard:guard_app", "The guard service: Llama Guard on prompts and answers."),
     "engine": ("gateway.cli_serve:engine_command", "The vLLM engines of this machine."),
     "adapter": ("gateway.cli_adapters:adapter_app", "Push, list, show, verify, archive and release versions."),
     "route": ("gateway.cli_adapters:route_app", "Public model names and what they serve."),

@@ -11,27 +11,17 @@ from pydantic import AfterValidator, Field, model_validator
 
 from adapters.errors import ConfigError
 from adapters.settings import ArtifactSettings, DatabaseSettings, Section, load
+from gateway.screening_settings import ScreeningSettings
+from gateway.setting_types import Duration, Port, parse_duration
 from monitors.rewards.settings import RewardSpec
 
 ROUTE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-
-def parse_duration(text: str) -> float:
-    """'24h', '90s', '250ms' → seconds. Raises ValueError naming the accepted forms."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if not match:
-        raise ValueError(f"{text!r} is not a duration: write a number and one of ms, s, m, h, d, such as '24h'")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _check_duration(text: str) -> str:
-    parse_duration(text)
-    return text
-
-
-Duration = Annotated[str, AfterValidator(_check_duration)]
-Port = Annotated[int, Field(ge=0, le=65535)]
+__all__ = [
+    "CaptureSettings", "ControlSettings", "Duration", "EngineSettings", "GatewaySettings", "MatchRule", "Port",
+    "RewardSettings", "RolloutSettings", "RouteSettings", "ScreeningSettings", "Settings", "ensure_data_dir",
+    "is_loopback", "load_settings", "parse_duration",
+]  # fmt: skip
 
 
 class GatewaySettings(Section):
@@ -177,6 +167,7 @@ class Settings(Section):
     artifacts: ArtifactSettings = ArtifactSettings()
     engine: EngineSettings = EngineSettings()
     route: tuple[RouteSettings, ...] = ()
+    screening: ScreeningSettings = ScreeningSettings()
     rewards: RewardSettings = RewardSettings()
     rollout: RolloutSettings = RolloutSettings()
     capture: CaptureSettings = CaptureSettings()

@@ -53,6 +53,7 @@ LOADING = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 32768.0)
 SCORE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SHARE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0)
+BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 COMPRESSION = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
 
 _ARM = ("route", "version", "arm")
@@ -150,6 +151,23 @@ SCORING_DURATION = Metric(
 )
 SCORING_WAITING = Metric("scoring_waiting_samples", "gauge", "Samples that wait or are being scored.", since="0.2")
 SCORING_REFUSED = Metric("scoring_refused_total", "counter", "Requests refused because too much waits.", since="0.2")
+# The guard service (`understudy guard`), on its own port
+GUARD_VERDICTS = Metric(
+    "guard_verdicts_total", "counter", "Texts judged: safe, unsafe or unavailable.", ("role", "verdict"), since="0.2"
+)
+GUARD_DURATION = Metric(
+    "guard_duration_seconds", "histogram",
+    "One request for verdicts, from its last byte in to its results.", (), LOADING, "0.2"
+)
+GUARD_PASS_DURATION = Metric(
+    "guard_pass_duration_seconds", "histogram",
+    "One forward pass over a batch, categories included.", (), LOADING, "0.2"
+)
+GUARD_BATCH = Metric("guard_batch_prompts", "histogram", "Prompts in one pass.", (), BATCH, "0.2")
+GUARD_WAITING = Metric("guard_waiting_prompts", "gauge", "Prompts that wait for a pass.", since="0.2")
+GUARD_REFUSED = Metric(
+    "guard_refused_total", "counter", "Requests refused: too much waits, or the guard is not ready.", since="0.2"
+)
 # Training
 TRAINING_REWARD = Metric(
     "training_reward", "gauge", "Mean reward of the last step.", _RUN, since="0.2", merge="max"

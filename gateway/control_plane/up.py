@@ -24,9 +24,9 @@ _POLL = 0.25                   # seconds
 _COLOURS = ("36", "35", "32", "33", "34")
 _MARGIN = 10.0                 # seconds a child gets beyond what it needs to stop
 
-SERVE, CONTROLLER, REWARD = "serve", "controller", "reward"
+SERVE, CONTROLLER, REWARD, GUARD = "serve", "controller", "reward", "guard"
 # What each logs once it has its port.
-_SIGNS = {SERVE: "listening on ", CONTROLLER: "operator API on ", REWARD: "scoring on "}
+_SIGNS = {SERVE: "listening on ", CONTROLLER: "operator API on ", REWARD: "scoring on ", GUARD: "guarding on "}
 
 
 def run_up(settings: Settings, config: Path | None, write: Callable[[str], None]) -> None:
@@ -54,6 +54,7 @@ class _Up:
         self._controller = child(CONTROLLER, "controller")
         self._serve = child(SERVE, "serve")
         self._scorers = [child(REWARD, "reward")] if settings.rewards.served_here else []
+        self._guards = [child(GUARD, "guard")] if settings.screening.served_here else []
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -79,7 +80,7 @@ class _Up:
         self._write("everything has stopped")
 
     def _children(self) -> list[Child]:
-        return [*self._engines, *self._scorers, self._controller, self._serve]
+        return [*self._engines, *self._scorers, *self._guards, self._controller, self._serve]
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -89,11 +90,11 @@ class _Up:
         self._stop.set()
 
     async def _stop_all(self) -> None:
-        """The data plane drains first, then what it asks goes: scoring, the controller, the engines last."""
+        """The data plane drains first, then what it asks goes: scoring, the guard, the controller, the engines last."""
         drain = parse_duration(self._settings.gateway.drain)
         steps = (
             ([self._serve], drain + _MARGIN),
-            ([*self._scorers, self._controller], _MARGIN),
+            ([*self._scorers, *self._guards, self._controller], _MARGIN),
             (self._engines, GRACE + _MARGIN),
         )
         for children, patience in steps:
@@ -112,13 +113,14 @@ class _Up:
         scheme = "https" if gateway.tls_cert else "http"
         base = f"{scheme}://{_callable(gateway.host)}:{gateway.port}"
         operator = f"http://{_callable(control.host)}:{control.port}"
-        scoring = self._settings.rewards.scoring_url
+        scoring, guarding = self._settings.rewards.scoring_url, self._settings.screening.guard_url
         async with httpx.AsyncClient(timeout=2.0, verify=False, trust_env=False) as http:  # noqa: S501 - our own health
             await asyncio.gather(
                 *(self._settle(child, self._engine_ready(number)) for number, child in enumerate(self._engines)),
                 self._settle(self._controller, lambda: _answers(http, f"{operator}/readyz")),
                 self._settle(self._serve, lambda: _answers(http, f"{base}/healthz")),
                 *(self._settle(one, lambda: _answers(http, f"{scoring}/healthz")) for one in self._scorers),
+                *(self._settle(one, lambda: _answers(http, f"{guarding}/healthz")) for one in self._guards),
             )
             await _until(lambda: _answers(http, f"{base}/readyz"))
         self._write(f"ready after {time.monotonic() - self._began:.0f} s")
@@ -154,6 +156,8 @@ class _Up:
         ]
         if self._scorers:
             lines.append(f"  rewards       {settings.rewards.scoring_url}/v1/score")
+        if self._guards:
+            lines.append(f"  guard         {settings.screening.guard_url}/v1/screen")
         if settings.gateway.metrics_port:
             lines.append(f"  metrics       http://127.0.0.1:{settings.gateway.metrics_port}/metrics")
         lines.append(f"  try: curl {base}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'")

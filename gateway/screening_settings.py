@@ -1,0 +1,66 @@
+"""`[screening]`: what the gateway does about unsafe texts, and the guard service that judges them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from adapters.settings import Section
+from gateway.setting_types import Duration, Port, Share
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Action = Literal["block", "audit", "allow"]
+
+
+class ScreeningSettings(Section):
+    """`[screening]`: Llama Guard on prompts and answers, and the service `understudy guard` that runs it."""
+
+    mode: Literal["off", "audit", "enforce"] = Field("off", description="audit: judge, count; enforce: also block")
+    directions: tuple[Literal["prompt", "response"], ...] = Field(("prompt", "response"), description="what is judged")
+    on_unavailable: Literal["block", "allow"] = Field("block", description="enforce: what a missing verdict means")
+    threshold: Share = Field(0.5, description="P(unsafe) above it is unsafe; `understudy guard calibrate` finds yours")
+    thresholds: dict[str, Share] = Field(default_factory=dict, description="by category: {S6 = 0.9, injection = 0.8}")
+    actions: dict[str, Action] = Field(default_factory=dict, description="by category: block (default), audit, allow")
+    injection: bool = Field(True, description="also judge tool results and documents for instructions to the model")
+    url: str = Field("", description="a guard service elsewhere; empty = the one of this file, on host and port")
+    api_key: str = Field("", description="key that the service asks for and the gateway sends")
+    host: str = Field("127.0.0.1", description="address of the service; beyond loopback it needs api_key")
+    port: Port = Field(8084, description="port of the service")
+    model: str = Field("", description='a Llama Guard checkpoint: path, hub id, or "demo" (a toy with made-up hazards)')
+    backend: Literal["transformers", "vllm"] = Field("transformers", description="where it runs: here, or in a vLLM")
+    vllm_url: str = Field("", description="backend vllm: the engine that serves it, such as http://10.0.0.7:8000")
+    vllm_model: str = Field("", description="backend vllm: its name there; empty = the only one")
+    vllm_api_key: str = Field("", description="backend vllm: the engine's --api-key")
+    vllm_timeout: Duration = Field("10s", description="backend vllm: longest wait for one batch")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:1")
+    dtype: Dtype = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    quantization: Literal["", "int8", "int4"] = Field("", description="quantize when loading, with bitsandbytes")
+    categories: dict[str, str] = Field(default_factory=dict, description="your own, S1 = name, …; empty = the model's")
+    temperature: float = Field(1.0, gt=0, le=100, description="divides the guard's log odds; calibrate fits it")
+    context: int = Field(0, ge=0, description="tokens of one prompt; 0 = what the model was made for")
+    max_windows: int = Field(64, ge=1, le=4096, description="pieces of one text; a longer one is unavailable")
+    max_batch: int = Field(16, ge=1, description="prompts in one forward pass")
+    max_batch_tokens: int = Field(16384, ge=256, description="tokens in one forward pass, padding included")
+    queue: int = Field(1024, ge=1, description="prompts that may wait; above it the service answers 503")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ScreeningSettings:
+        if self.mode != "off" and not (self.model or self.url):
+            raise ValueError(f'mode = "{self.mode}" needs model = a Llama Guard checkpoint, or url = a running service')
+        if self.backend == "vllm" and not self.vllm_url and not self.url:
+            raise ValueError('backend = "vllm" needs vllm_url = the engine that serves the guard')
+        return self
+
+    @property
+    def guard_url(self) -> str:
+        """Where texts are sent; empty when nothing judges them."""
+        if self.url or not self.model:
+            return self.url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not listened on
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def served_here(self) -> bool:
+        """True when `understudy up` runs the guard."""
+        return self.mode != "off" and bool(self.model) and not self.url
