@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.errors import ConfigError, TrainingError
-from monitors.rewards.composite import Composite
 from monitors.rewards.types import Grader
 from trainer import prompt_filter
 from trainer.completions import starting_policy
@@ -26,6 +25,9 @@ from trainer.session import is_first, world_size
 from trainer.training_metrics import metrics_of
 from trainer.watched_rows import choose_rows
 
+if TYPE_CHECKING:
+    from trainer.health_callback import HealthCallback
+
 
 def run(job: Job) -> Outcome:
     """Train `job.algorithm` ("grpo" or "rloo") and say what to publish.
@@ -33,6 +35,8 @@ def run(job: Job) -> Outcome:
     Raises ConfigError, TrainingError, GraderError, GraderUnavailable and EngineUnavailable, in one line, and before
     long work wherever that is possible.
     """
+    from trainer.health_callback import HealthCallback
+
     rewards = build_rewards(job)
     options = arguments(job)
     check_options(options)
@@ -42,13 +46,19 @@ def run(job: Job) -> Outcome:
     template = dict(options.chat_template_kwargs or {})
     check_lengths(job, tokenizer, template, options.max_completion_length)
     rows, watched = choose_rows(job.rows, job.held_out, job.config.health.prompts, job.config.seed)
-    model, lora = load_policy(job)
-    rows = filtered(job, rows, rewards.reward, model=model, tokenizer=tokenizer, options=options)
-    seen = Watched(
-        watched, rewards.reward, rewards.gold, options.max_completion_length, template,
-        "ref" if job.init_from else None,
-    )  # fmt: skip
-    outcome = _train(job, options, rows=rows, watched=seen, model=model, lora=lora, tokenizer=tokenizer)
+    with closing(metrics_of(job)) as metrics:
+        model, lora = load_policy(job)
+        rows = filtered(job, rows, rewards.reward, model=model, tokenizer=tokenizer, options=options)
+        seen = Watched(
+            watched, rewards.reward, rewards.gold, options.max_completion_length, template,
+            "ref" if job.init_from else None,
+        )  # fmt: skip
+        function = RewardFunction(
+            rewards.reward, job.config.health, num_generations=options.num_generations, rows=rows
+        )
+        monitor = HealthMonitor(seen, job.config.health, job.run, tokenizer, seed=job.config.seed, function=function)
+        callback = HealthCallback(monitor, metrics)
+        outcome = _train(job, options, callback, rows=rows, model=model, lora=lora, tokenizer=tokenizer)
     return replace(outcome, facts={**outcome.facts, "graders": rewards.prints(), "prompts": len(rows)})
 
 
@@ -124,30 +134,24 @@ class _Progress:
 
 
 def _train(
-    job: Job, options: Any, *, rows: Sequence[Row], watched: Watched, model: Any, lora: Any, tokenizer: Any
+    job: Job, options: Any, health: HealthCallback, *, rows: Sequence[Row], model: Any, lora: Any, tokenizer: Any
 ) -> Outcome:
     from datasets import Dataset
 
     from trainer.callbacks import callbacks
-    from trainer.health_callback import HealthCallback, save_adapter
+    from trainer.health_callback import save_adapter
     from trainer.rl_trainers import make_trainer
     from trainer.training import train_to_end
 
-    assert isinstance(watched.reward, Composite), "what run() has put there"
-    health = job.config.health
-    function = RewardFunction(watched.reward, health, num_generations=options.num_generations, rows=rows)
-    monitor = HealthMonitor(watched, health, job.run, tokenizer, seed=job.config.seed, function=function)
+    monitor = health.monitor
     with ExitStack() as stack:
-        metrics = metrics_of(job)
-        stack.callback(metrics.close)
-        callback = HealthCallback(monitor, metrics)
         trainer = make_trainer(
-            job, options, model=model, reward_funcs=function, peft_config=lora, processing_class=tokenizer,
-            train_dataset=Dataset.from_list(indexed(rows)), callbacks=[callback, *callbacks(job)],
+            job, options, model=model, reward_funcs=monitor.function, peft_config=lora, processing_class=tokenizer,
+            train_dataset=Dataset.from_list(indexed(rows)), callbacks=[health, *callbacks(job)],
         )  # fmt: skip
-        if watched.reference and "ref" not in trainer.model.peft_config:
+        if monitor.watched.reference and "ref" not in trainer.model.peft_config:
             add_reference(trainer.model)
-        callback.attach(trainer)
+        health.attach(trainer)
         if trainer.engine is not None:
             stack.callback(trainer.engine.close)
             trainer.engine.check(trainer)

@@ -3,6 +3,7 @@ test_rl_resume.py, completions from a real vLLM in test_rl_engine.py."""
 
 import json
 import shutil
+import socket
 
 import pytest
 
@@ -192,6 +193,11 @@ def test_bad_input_is_refused_before_long_work(tmp_path):
     refused(TrainingError, r"held-out prompts are too few", next(folders), rows=world.rows(50, 1), held_out=0)
     judge = {"name": "judge", "options": {"url": "http://127.0.0.1:9", "model": "m", "rubric": "good?"}}
     refused((ConfigError, GraderError), r"judge", next(folders), reward=[judge])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(ConfigError, f"metrics_port {port} cannot be opened", next(folders), health={"metrics_port": port})
     away = {"source": "vllm", "url": "http://127.0.0.1:9"}
     refused(EngineUnavailable, r"the engine at http://127\.0\.0\.1:9 cannot be reached", next(folders), completions=away)
 
