@@ -234,11 +234,11 @@ def test_no_calibration_is_no_pass(tmp_path):
     assert found(gate, "s: ece on sums").verdict == "no data" and not gate.passed
 
 
-def _evaluation(values, name):
+def _evaluation(values, name, margin=0.05, samples=1):
     values = [{"id": str(i), "pass_at_1": v, "pass_at_k": v, "score": v} for i, v in enumerate(values)]
     mean = {"value": float(np.mean([v["score"] for v in values]))}
     measured = {
-        "answers": len(values), "missing": 0, "samples": 1, "margin": 0.05, "values": values, "pass_at_1": mean,
+        "answers": len(values), "missing": 0, "samples": samples, "margin": margin, "values": values, "pass_at_1": mean,
         "output_tokens": {"mean": 5.0}, "duplicate_4gram": 0.0, "score": mean, "seconds": {"p50": 1.0},
     }  # fmt: skip
     environment = {"format": 1, "source": "gateway", "settings": {}, "slices": {"a": {}}}
@@ -261,3 +261,20 @@ def test_equal_versions_seldom_pass_and_better_ones_do():
     random = np.random.default_rng(8)
     assert binomtest(_passes(random, 150, 0.0, 600), 600, 0.025, alternative="greater").pvalue > 0.01
     assert _passes(random, 200, 0.15, 60) >= 50
+
+
+@pytest.mark.parametrize(("n", "samples"), [(60, 1), (200, 1), (60, 4)])
+def test_a_slice_that_is_worse_by_its_margin_seldom_passes(n, samples):
+    """At the margin itself non-inferiority is shown with probability α/2 at most."""
+
+    def draw(random, n):
+        skill = random.beta(0.5, 0.5, n)
+        return [random.binomial(samples, np.clip(p, 0, 1)) / samples for p in (skill - 0.12, skill)]
+
+    worse, same = draw(np.random.default_rng(10), 400_000)
+    margin, random, hits, runs = float(same.mean() - worse.mean()), np.random.default_rng(11), 0, 800
+    for _ in range(runs):
+        candidate, stable = draw(random, n)
+        sides = (_evaluation(candidate.tolist(), V, margin, samples), _evaluation(stable.tolist(), W, margin, samples))
+        hits += found(judge(RULES, facts(*sides)), "s: slice a").verdict == "pass"
+    assert binomtest(hits, runs, 0.025, alternative="greater").pvalue > 0.01, hits / runs
