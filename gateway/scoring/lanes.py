@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from adapters.errors import GraderError, GraderUnavailable, UnderstudyError
 from gateway.errors import unavailable
 from gateway.scoring.metrics import ScoringMetrics
 from monitors.rewards.composite import Composite, scored
-from monitors.rewards.types import Grader, Preparable, Sample, Scores
+from monitors.rewards.types import Grader, Preparable, Sample, Scores, is_score
 
 COMPOSITE = "composite"
 _PROBE = Sample(({"role": "user", "content": "What is 2 + 2?"},), "4", {})
@@ -115,7 +114,7 @@ class Lane:
     def _checked(self, samples: Sequence[Sample]) -> Scores:
         scores = scored(self._grader, samples)
         for score in scores:
-            if score is not None and not (math.isfinite(score) and 0 <= score <= 1):
+            if not is_score(score):
                 raise GraderError(f"grader {self.name!r} gave {score!r}, which is not in 0..1")
         return scores
 
@@ -188,7 +187,7 @@ def self_test(grader: Grader) -> str:
         if isinstance(grader, Preparable):
             grader.prepare()
         for score in scored(grader, [_PROBE]):
-            if score is not None and not (math.isfinite(score) and 0 <= score <= 1):
+            if not is_score(score):
                 raise GraderError(f"it gave {score!r} in its self-test, which is not in 0..1")
         return grader.fingerprint
     except GraderUnavailable:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from adapters.errors import GraderError, GraderUnavailable
 from monitors.rewards.http_client import Client
-from monitors.rewards.types import Sample, Scores
+from monitors.rewards.types import Sample, Scores, is_score
 
 _BATCH = 64                  # samples in one request
 _COMPOSITE = "composite"     # the service's own weighted mean
@@ -74,7 +73,7 @@ class RemoteScores:
             raise GraderError(f"reward {self._name!r}: {self._url} did not answer with {count} scores")
         by_id = {str(row["id"]): row["scores"].get(self._grader) for row in rows}
         values = [by_id.get(str(place)) for place in range(count)]
-        if any(value is not None and not _usable(value) for value in values):
+        if not all(map(is_score, values)):
             raise GraderError(f"reward {self._name!r}: {self._url} answered with scores that are not in 0..1")
         return values
 
@@ -87,7 +86,3 @@ def _wire(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
             "completion": sample.completion,
             "columns": dict(sample.columns),
         }
-
-
-def _usable(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1

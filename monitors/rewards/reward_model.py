@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, CompressedTensorsConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, CompressedTensorsConfig
 from transformers.utils import logging
 
 from adapters.errors import GraderError
@@ -80,17 +79,26 @@ class RewardModel:
         return [float(value) for value in output.logits[:, 0].float().cpu()]
 
 
-def _load(folder: Path, base: Path, device: str) -> Any:
-    """The base with the adapter and its head, in evaluation mode."""
-    options: dict[str, Any] = {"num_labels": 1, "dtype": torch.float32 if device == "cpu" else torch.bfloat16}
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config"):
+def load_base(base: Path, dtype: torch.dtype) -> Any:
+    """The serving base, dequantised, with a head that is not trained yet."""
+    config = AutoConfig.from_pretrained(str(base), num_labels=1)
+    options: dict[str, Any] = {"config": config, "dtype": dtype}
+    if quantization := getattr(config, "quantization_config", None):
         import compressed_tensors  # noqa: F401 - before stderr is redirected: its logger keeps the one it finds
 
+        # The checkpoint has no head: taken for a packed one, it would be unpacked from whatever is in memory.
+        quantization["ignore"] = [*quantization.get("ignore", ()), "score"]
         options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     with _quiet():
         model = AutoModelForSequenceClassification.from_pretrained(str(base), **options)
-        _forget_quantization(model)
+    _forget_quantization(model)
+    return model
+
+
+def _load(folder: Path, base: Path, device: str) -> Any:
+    """The base with the adapter and its head, in evaluation mode."""
+    model = load_base(base, torch.float32 if device == "cpu" else torch.bfloat16)
+    with _quiet():
         return PeftModel.from_pretrained(model, str(folder)).to(device).eval()
 
 

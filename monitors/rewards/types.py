@@ -101,6 +101,11 @@ def digest(data: bytes | str) -> str:
     return hashlib.sha256(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data).hexdigest()
 
 
+def is_score(value: Any) -> bool:
+    """True for None and for a finite number in 0..1."""
+    return value is None or (type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1)
+
+
 def check_scores(values: Sequence[float | None], constant_from: int = 8) -> str | None:
     """Why nothing can be learned from these scores, in one line; None when something can.
 
