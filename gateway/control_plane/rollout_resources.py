@@ -69,8 +69,7 @@ def build_rollout_router(services: Services) -> APIRouter:
 
     @router.get("/rollouts")
     def list_rollouts(route: str | None = None, limit: int = 100) -> dict[str, Any]:
-        found = store.newest(route, limit=max(1, min(limit, 1000)))
-        return {"rollouts": [as_json(rollout, incidents) for rollout in found]}
+        return {"rollouts": [as_json(r, incidents) for r in store.newest(route, limit=max(1, min(limit, 1000)))]}
 
     @router.post("/rollouts", status_code=201)
     async def start(body: NewRollout) -> dict[str, Any]:
