@@ -35,7 +35,7 @@ def pause(store: RolloutStore, route: str, **who: Any) -> Rollout:
         if memory.hold is not None:
             raise Conflict(f"rollout {rollout.id} is held already: {memory.hold.reason}")
         hold = Hold(HoldKind.OPERATOR, reason or "paused", now)
-        return _here(rollout, Act.HOLD, reason or "paused", actor, hold=hold), memory
+        return _here(rollout, Act.HOLD, reason or "paused", actor, hold=hold), replace(memory, wanted="")
 
     return _do(store, route, action, **who)
 

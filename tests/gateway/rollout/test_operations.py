@@ -114,6 +114,17 @@ async def test_promote_skips_steps_and_says_so(world: World):
     assert event.actor == "alice" and event.numbers["skipped_from"]["weight"] == 0.2 and "demo at noon" in event.reason
 
 
+async def test_a_pause_withdraws_a_promotion_that_waits(world: World):
+    controller, stable, _, number = await ramping(world)
+    world.engines[0].misbehave.hang = True
+    promote(world.rollouts, "r", **who(world))
+    pause(world.rollouts, "r", **who(world, reason="on second thoughts"))
+    world.engines[0].misbehave.hang = False
+    await pass_time(world, controller, 3)
+    row = world.rollouts.get(number)
+    assert row.open and row.state["hold"]["reason"] == "on second thoughts" and world.route().version == stable
+
+
 async def test_a_promoted_version_can_be_taken_back_by_hand(world: World):
     controller, stable, candidate, number = await ramping(world)
     promote(world.rollouts, "r", **who(world))
