@@ -31,9 +31,12 @@ def tokenise(text: str) -> list[str]:
     return words[:MOST_TOKENS]
 
 
-def answer_statistics(text: str) -> dict[str, float]:
-    """Names as in `scores`, without the prefix "text.". What a short text does not have (distinct_4) is missing."""
-    tokens = tokenise(text)
+def answer_statistics(text: str, tokens: Sequence[str] | None = None) -> dict[str, float]:
+    """Names as in `scores`, without the prefix "text.". What a short text does not have (distinct_4) is missing.
+
+    `tokens`: tokenise(text), where the caller has it already.
+    """
+    tokens = tokenise(text) if tokens is None else tokens
     found = {
         "characters": float(len(text)),
         "tokens": float(len(tokens)),
@@ -55,7 +58,7 @@ class Repetition:
 
     def observe(self, tokens: Sequence[str]) -> float | None:
         """Share of the answer's different 4-grams that earlier ones had, 0..1; None for a text shorter than that."""
-        grams = {hash(tuple(tokens[i : i + N])) for i in range(len(tokens) - N + 1)}
+        grams = set(map(hash, zip(*(tokens[k:] for k in range(N)), strict=False)))
         if not grams:
             return None
         seen = self._seen

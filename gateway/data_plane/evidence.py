@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.data_plane.events import EventWriter
 from gateway.data_plane.exchange import Finished
@@ -52,6 +53,7 @@ class Evidence:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Finished | Pair] = deque()
         self._came = self._went = 0  # bytes; each written by one thread
+        self._texts: list[tuple[str, str, float, float]] = []  # for the histograms: route, version and their values
         self._repetitions: dict[str, Repetition] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
@@ -88,6 +90,9 @@ class Evidence:
                 except Exception:  # one odd answer must not end the thread
                     logger.exception("bug while looking at an answer")
                 time.sleep(0)
+            if self._texts:
+                found, self._texts = self._texts, []
+                self._in_loop(partial(self._count, found))
             if stopping:
                 return
 
@@ -97,10 +102,7 @@ class Evidence:
             return
         text = _text(item)
         found = self._statistics(item, text)
-        self._in_loop(
-            self._recorder.text, *_version(item), duplicates=found["duplicate_4gram"],
-            compression=found["compression_ratio"],
-        )  # fmt: skip
+        self._texts.append((*_version(item), found["duplicate_4gram"], found["compression_ratio"]))
         if not item.exchange.selected & STORE:
             return
         now = time.time()
@@ -114,7 +116,7 @@ class Evidence:
         now = time.time()
         for grader, value in scores.items():
             self._events.record(EventKind.SCORE, score_row(item, now, f"reward.{grader}", value))
-            self._in_loop(self._recorder.reward, *_version(item), item.exchange.target.arm, grader=grader, score=value)
+        self._in_loop(lambda: self._count_rewards(item, scores))
 
     def _look_at_pair(self, pair: Pair) -> None:
         texts = [(item, _text(item)) for item in (pair.stable, pair.shadow)]
@@ -139,21 +141,30 @@ class Evidence:
         self._grading.offer(Job([_sample(item, text) for item, text in texts], then))
 
     def _statistics(self, item: Finished, text: str) -> dict[str, float]:
-        found = answer_statistics(text) | _tokens(item)
+        tokens = tokenise(text)
+        found = answer_statistics(text, tokens) | _tokens(item)
         version = item.exchange.target.version
         seen = self._repetitions.pop(version, None) or Repetition()
         self._repetitions[version] = seen  # again: to the end, as the newest
         while len(self._repetitions) > VERSIONS:
             del self._repetitions[next(iter(self._repetitions))]
-        repeated = seen.observe(tokenise(text))
+        repeated = seen.observe(tokens)
         return found if repeated is None else found | {"repetition": repeated}
 
-    def _in_loop(self, call: Callable[..., None], *values: object, **named: object) -> None:
+    def _in_loop(self, call: Callable[[], None]) -> None:
         """Metrics are counted by the loop's thread alone."""
         try:
-            self._loop.call_soon_threadsafe(lambda: call(*values, **named))
+            self._loop.call_soon_threadsafe(call)
         except RuntimeError:  # the loop is closed: shutting down
             logger.debug("a metric came too late")
+
+    def _count(self, texts: list[tuple[str, str, float, float]]) -> None:
+        for route, version, duplicates, compression in texts:
+            self._recorder.text(route, version, duplicates=duplicates, compression=compression)
+
+    def _count_rewards(self, item: Finished, scores: Scores) -> None:
+        for grader, value in scores.items():
+            self._recorder.reward(*_version(item), item.exchange.target.arm, grader=grader, score=value)
 
 
 def _size(item: Finished | Pair) -> int:

@@ -5,12 +5,19 @@ Off the hot path, and only for what is sampled. Nothing here is kept, logged or 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
 Message = dict[str, str]
+
+# Where a stream with a single choice has its text. Inside JSON strings quotes are escaped: these can only be keys.
+_DELTAS = {
+    "chat": re.compile(rb'"content"\s*:\s*"((?:[^"\\]|\\.)*)"'),
+    "completions": re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)"'),
+}
 
 
 def prompt_messages(endpoint: str, fields: Mapping[str, Any]) -> list[Message]:
@@ -32,6 +39,11 @@ def answer_text(endpoint: str, data: bytes) -> str:
     """The text of a whole answer or of a stream's events. Empty when it has none, or cannot be read."""
     if data[:1] == b"{":
         return _whole(endpoint, _parsed(data))
+    pattern = _DELTAS.get(endpoint)
+    if pattern is not None and b'"index":1' not in data and b'"index": 1' not in data:
+        text = _parsed(b'"%b"' % b"".join(pattern.findall(data)))
+        if isinstance(text, str):
+            return text
     return "".join(_delta(endpoint, event) for event in _events(data))
 
 

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from adapters.database import open_database
 from adapters.fleet_store import FleetStore
@@ -37,7 +36,7 @@ from monitors.metrics import Recorder
 from monitors.shared_values import SharedValues
 
 FLUSH = 5.0  # seconds at shutdown for records that are not yet written
-SHARE = 0.1  # of the answers outside rollouts whose texts are looked at, unless configured
+SCORING = 30.0  # seconds the scoring service may take for one batch
 STALE_AFTER = 60.0  # seconds without the database after which the worker says it is not ready for new traffic
 
 
@@ -55,7 +54,7 @@ class Worker:
         self._breakers = Breakers()
         self._compiler = TableCompiler(
             settings.engine.served_name, compile_rules(settings.route), self._upstreams.get, self._breakers,
-            _share(settings), settings.gateway.workers,
+            settings.rewards.sample, settings.gateway.workers,
         )  # fmt: skip
         self._retired: list[Upstream] = []
 
@@ -184,21 +183,14 @@ def _close(evidence: Evidence, grading: Grading | None, events: EventWriter) -> 
     events.close(FLUSH)
 
 
-def _share(settings: Settings) -> float:
-    """Of the answers outside rollouts that are looked at."""
-    rewards: Any = getattr(settings, "rewards", None)
-    return float(getattr(rewards, "sample", SHARE))
-
-
 def _grading(settings: Settings, recorder: Recorder) -> Grading | None:
-    """The client of the scoring service, where one is configured."""
-    rewards: Any = getattr(settings, "rewards", None)
-    url = getattr(rewards, "url", "")
-    if not url:
+    """The client of the scoring service, where one is configured. Raises ConfigError for a bad URL."""
+    rewards = settings.rewards
+    if not rewards.scoring_url:
         return None
     from monitors.rewards.http_client import Client  # httpx: only for those who need it
 
-    client = Client("production", url, timeout=30.0, key_variable="UNDERSTUDY_REWARDS__API_KEY")
+    client = Client("production", rewards.scoring_url, timeout=SCORING, key=rewards.api_key)
     return Grading(client, recorder.events_dropped)
 
 
