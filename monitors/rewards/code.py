@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +25,12 @@ from adapters.errors import GraderError
 from adapters.settings import Section
 from monitors.rewards import code_runners
 from monitors.rewards.base import OneByOne, shown
+from monitors.rewards.fences import fenced_blocks
 from monitors.rewards.sandbox import Limits, Ran, Sandbox
 from monitors.rewards.types import Place, Sample, Scores
 
 _MAX_CODE = 100_000        # characters; longer code is no answer
-_FENCE = re.compile(r"^```(?:python|py)?[ \t]*\n(?P<body>.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_LANGUAGES = ("", "py", "python", "python3")
 
 
 class CodeOptions(Section):
@@ -134,7 +134,7 @@ def code_of(text: str, take: str) -> str | None:
     """The code in a completion; None where there is none."""
     if len(text) > _MAX_CODE:
         return None
-    blocks = [match["body"] for match in _FENCE.finditer(text)] if take != "whole" else []
+    blocks = fenced_blocks(text, _LANGUAGES) if take != "whole" else []
     if blocks:
         return blocks[-1]
     return None if take == "fenced" or not text.strip() else text

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +24,12 @@ from referencing.exceptions import Unresolvable
 from adapters.errors import ConfigError, GraderError
 from adapters.settings import Section
 from monitors.rewards.base import OneByOne, shown
+from monitors.rewards.fences import fenced_blocks
 from monitors.rewards.texts import compile_pattern, matched
 from monitors.rewards.types import Place, Sample, digest
 
 _MAX_CHARS = 100_000
 _MAX_DEPTH = 64
-_FENCE = re.compile(r"^```(?:json)?[ \t]*\n(?P<body>.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 class JsonSchemaOptions(Section):
@@ -113,7 +112,7 @@ def parse(text: str) -> Any:
 def _json_text(text: str, take: str) -> str:
     if take == "whole" or len(text) > _MAX_CHARS:
         return text
-    blocks = [match["body"] for match in _FENCE.finditer(text)]
+    blocks = fenced_blocks(text, ("", "json"))
     if len(blocks) == 1:
         return blocks[0]
     if take == "any" and not blocks:
