@@ -85,8 +85,7 @@ def _of(message: Message) -> Iterator[Turn]:
     yield from _content(message.get("content"), who)
     if isinstance(refusal := message.get("refusal"), str):
         yield Turn(who, refusal)
-    calls = [call.get("function") or call.get("custom") or call for call in message.get("tool_calls") or ()]
-    for call in [*calls, *filter(None, [message.get("function_call")])]:
+    for call in [*(message.get("tool_calls") or ()), *filter(None, [message.get("function_call")])]:
         yield Turn(who, _call(call))
 
 
@@ -133,6 +132,8 @@ def _call(call: Any) -> str:
     """A tool call as text: the name, then its arguments."""
     if not isinstance(call, Mapping):
         raise Unreadable("a tool call is not an object")
+    if isinstance(inner := call.get("function") or call.get("custom"), Mapping):
+        call = inner
     arguments = call.get("arguments", call.get("input", ""))
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return f"{call.get('name', '')} {text}".strip()
