@@ -75,7 +75,7 @@ def load_base(
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), **_quantization(method, dtype, nf4=nf4)}
     kind = AutoModelForCausalLM
     if head == "score":
-        kind, options = AutoModelForSequenceClassification, {**options, "num_labels": 1}
+        kind, options = AutoModelForSequenceClassification, {**options, "config": _headed(base)}
     try:
         with quiet_loading():
             model = kind.from_pretrained(str(resolve_base(str(base))), **options)
@@ -84,6 +84,17 @@ def load_base(
     if not nf4:
         _forget_quantization(model)
     return model.eval()
+
+
+def _headed(base: str | Path) -> Any:
+    """The base's configuration with a score head, which the checkpoint has not: taken for a packed one, it would be
+    unpacked from whatever is in memory, with a random shape."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(resolve_base(str(base))), num_labels=1)
+    if getattr(config, "quantization_config", None) and "ignore" in config.quantization_config:
+        config.quantization_config["ignore"] = [*config.quantization_config["ignore"], "score"]
+    return config
 
 
 def _quantization(method: str | None, dtype: DType, *, nf4: bool) -> dict[str, Any]:
