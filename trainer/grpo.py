@@ -21,7 +21,7 @@ from trainer.options import arguments
 from trainer.policy import load_policy
 from trainer.reward_function import RewardFunction, indexed
 from trainer.sampling import forked, render, sample
-from trainer.session import is_first, world_size
+from trainer.session import is_first
 from trainer.training_metrics import metrics_of
 from trainer.watched_rows import choose_rows
 
@@ -46,6 +46,7 @@ def run(job: Job) -> Outcome:
     template = dict(options.chat_template_kwargs or {})
     check_lengths(job, tokenizer, template, options.max_completion_length)
     rows, watched = choose_rows(job.rows, job.held_out, job.config.health.prompts, job.config.seed)
+    _enough(rows, options)
     with closing(metrics_of(job)) as metrics:
         model, lora = load_policy(job)
         rows = filtered(job, rows, rewards.reward, model=model, tokenizer=tokenizer, options=options)
@@ -87,7 +88,7 @@ def check_lengths(job: Job, tokenizer: Any, template: Mapping[str, Any], answer:
 
 def filtered(
     job: Job, rows: Sequence[Row], reward: Grader, *, model: Any, tokenizer: Any, options: Any
-) -> list[Row]:
+) -> Sequence[Row]:
     """The rows that the starting policy solves sometimes; decided once a run, then read from prompts.json."""
     settings, file = job.config.prompt_filter, job.run.path / prompt_filter.FILE
     if not settings.enabled:
@@ -96,16 +97,36 @@ def filtered(
         found = prompt_filter.from_json(job.run.read_json(file))
         return [rows[place] for place in found.kept]
     template = dict(options.chat_template_kwargs or {})
-    share = -(-min(len(rows), settings.limit) // world_size())
     with _start_sampler(job, model, tokenizer, options) as sampler:
         found = prompt_filter.filter_prompts(
             rows, [render(tokenizer, row["prompt"], template) for row in rows], reward, settings,
-            sampler=sampler, seed=job.config.seed, progress=_Progress(job, share),
+            sampler=sampler, seed=job.config.seed, needed=prompts_needed(options),
+            progress=_Progress(job, min(len(rows), settings.limit)),
         )  # fmt: skip
     if is_first():
         found.write(job.run.path, job.run.write_json)
         say(str(found))
-    return [rows[place] for place in found.kept]
+    return _enough([rows[place] for place in found.kept], options)
+
+
+def prompts_needed(options: Any) -> int | None:
+    """How many different prompts the run will use before it repeats any; None: all there are, for whole epochs."""
+    if options.max_steps <= 0:
+        return None
+    micro = options.max_steps * options.gradient_accumulation_steps
+    generations = -(-micro // (options.steps_per_generation * options.num_iterations))
+    return int(generations * options.generation_batch_size // options.num_generations)
+
+
+def _enough(rows: Sequence[Row], options: Any) -> Sequence[Row]:
+    """The rows; TRL would train on nothing where they do not fill one batch. Raises TrainingError."""
+    wanted = options.generation_batch_size // options.num_generations
+    if len(rows) < wanted:
+        raise TrainingError(
+            f"{len(rows)} prompts are left to train on, and one batch takes {wanted}: lower "
+            "trainer.per_device_train_batch_size, raise trainer.num_generations, or give data.train more prompts"
+        )
+    return rows
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,44 +72,63 @@ def filter_prompts(
     *,
     sampler: Sampler,
     seed: int,
+    needed: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
     batch: int = 64,
 ) -> Filtered:
-    """Answers each prompt `settings.samples` times, keeps those solved sometimes; at most `settings.limit` are tried.
+    """Answers prompts `settings.samples` times each, in random order, and keeps those solved sometimes.
 
-    Several ranks share the work, and all get the same result. `progress` is told how many of its own a rank has tried.
-    Raises TrainingError when none is left, with what was found.
+    Ends when `needed` are kept (None: all are wanted) or `settings.limit` were tried. Ranks share the work, and all get
+    the same result. Raises TrainingError when none is left, with what was found.
     """
-    tried = list(range(len(rows)))
-    if len(tried) > settings.limit:
-        tried = sorted(random.Random(f"filter/{seed}").sample(tried, settings.limit))
-    mine = tried[int(os.environ.get("RANK", "0")) :: world_size()]
-    rewards: list[tuple[int, Scores]] = []
-    for start in range(0, len(mine), batch):
-        places = mine[start : start + batch]
-        answers = sampler([prompts[place] for place in places], settings.samples)
-        flat = [answer.text for several in answers for answer in several]
-        repeated = [rows[place] for place in places for _ in range(settings.samples)]
-        found = scores(reward, list(rows_as_samples(repeated, flat)), where="while prompts were filtered")
-        rewards += [(place, found[i * settings.samples :][: settings.samples]) for i, place in enumerate(places)]
-        progress(min(len(mine), start + batch))
-    everywhere = dict(gathered(rewards))
-    result = judge(len(rows), tried, [everywhere[place] for place in tried], settings)
-    if not result.kept:
+    order = list(range(len(rows)))
+    random.Random(f"filter/{seed}").shuffle(order)
+    order = order[: settings.limit]
+    found: dict[int, Scores] = {}
+    for start in range(0, len(order), batch * world_size()):
+        chunk = order[start : start + batch * world_size()]
+        mine = chunk[int(os.environ.get("RANK", "0")) :: world_size()]
+        found.update(gathered(_answered(rows, prompts, mine, reward, settings.samples, sampler=sampler)))
+        progress(len(found))
+        result = judge(len(rows), found, settings)
+        if needed is not None and len(result.kept) >= needed:
+            break
+    if not found or not result.kept:
         raise TrainingError(
-            f"no prompt is left to train on: of {len(tried)} tried with {settings.samples} answers each, the starting "
+            f"no prompt is left to train on: of {len(found)} tried with {settings.samples} answers each, the starting "
             f"policy never solves {result.unsolved}, always {result.solved}, and {result.missing} have no reward "
             "(prompt_filter.low, prompt_filter.high; start from a better adapter, or check the reward)"
         )
     return result
 
 
-def judge(count: int, tried: Sequence[int], rewards: Sequence[Scores], settings: PromptFilterSettings) -> Filtered:
-    """Sorts prompts by their rewards. `rewards`: those of each tried row's answers."""
-    rates = [pass_rate(found) for found in rewards]
-    graded = any(value not in (0.0, 1.0, None) for found in rewards for value in found)
+def _answered(
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    places: Sequence[int],
+    reward: Grader,
+    samples: int,
+    *,
+    sampler: Sampler,
+) -> list[tuple[int, Scores]]:
+    """Rewards of the answers to the rows at `places`."""
+    if not places:
+        return []
+    answers = sampler([prompts[place] for place in places], samples)
+    flat = [answer.text for several in answers for answer in several]
+    repeated = [rows[place] for place in places for _ in range(samples)]
+    found = scores(reward, list(rows_as_samples(repeated, flat)), where="while prompts were filtered")
+    return [(place, found[i * samples :][:samples]) for i, place in enumerate(places)]
+
+
+def judge(count: int, rewards: Mapping[int, Scores], settings: PromptFilterSettings) -> Filtered:
+    """Sorts prompts by their rewards. `rewards`: row → those of its answers; other rows were not tried."""
+    tried = sorted(rewards)
+    rates = [pass_rate(rewards[place]) for place in tried]
+    graded = any(value not in (0.0, 1.0, None) for found in rewards.values() for value in found)
     kept, unsolved, solved, missing = [], 0, 0, 0
-    for place, rate, found in zip(tried, rates, rewards, strict=True):
+    for place, rate in zip(tried, rates, strict=True):
+        found = rewards[place]
         if rate is None:
             missing += 1
         elif settings.low <= rate <= settings.high or (graded and _varies(found)):

@@ -190,6 +190,7 @@ def test_bad_input_is_refused_before_long_work(tmp_path):
             trainer={"save_steps": 3, "steps_per_generation": 2, "gradient_accumulation_steps": 1})  # fmt: skip
     refused(ConfigError, r"trainer\.num_generation: .* nearest: num_generations", next(folders),
             trainer={"num_generation": 8})  # fmt: skip
+    refused(TrainingError, r"5 prompts are left to train on, and one batch takes 8", next(folders), rows=world.rows(5, 1))
     refused(TrainingError, r"held-out prompts are too few", next(folders), rows=world.rows(50, 1), held_out=0)
     judge = {"name": "judge", "options": {"url": "http://127.0.0.1:9", "model": "m", "rubric": "good?"}}
     refused((ConfigError, GraderError), r"judge", next(folders), reward=[judge])
@@ -220,6 +221,20 @@ def test_the_filter_is_decided_once(tmp_path):
     resumed = dataclasses.replace(job, resume_from=tmp_path)
     rows = job.rows[:9]
     assert grpo.filtered(resumed, rows, None, model=None, tokenizer=None, options=None) == [rows[2]]
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({}, 20 * 8),
+        ({"max_steps": -1}, None),
+        ({"num_iterations": 4}, 5 * 8),
+        ({"gradient_accumulation_steps": 2}, 20 * 16),  # two batches are generated together
+        ({"steps_per_generation": 3, "num_generations": 4}, 7 * 48),
+    ],
+)
+def test_prompts_that_a_run_will_use(tmp_path, options, needed):
+    assert grpo.prompts_needed(arguments(rl.make_job("grpo", tmp_path, trainer=options))) == needed
 
 
 @pytest.mark.parametrize(

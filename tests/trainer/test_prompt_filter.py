@@ -14,8 +14,12 @@ SETTINGS = PromptFilterSettings()
 HALF = [1.0] * 4 + [0.0] * 4
 
 
+def rewards(*found):
+    return dict(enumerate(found))
+
+
 def test_prompts_between_the_limits_are_kept():
-    found = judge(5, range(5), [[0.0] * 8, [1.0] * 8, HALF, [0.0] * 7 + [1.0], [None] * 7 + [1.0]], SETTINGS)
+    found = judge(5, rewards([0.0] * 8, [1.0] * 8, HALF, [0.0] * 7 + [1.0], [None] * 7 + [1.0]), SETTINGS)
     assert found.kept == (2, 3)
     assert (found.unsolved, found.solved, found.missing) == (1, 1, 1)
     assert found.pass_rates == (0.0, 1.0, 0.5, 0.125, None)
@@ -24,11 +28,11 @@ def test_prompts_between_the_limits_are_kept():
 
 def test_limits_can_be_narrower():
     narrow = PromptFilterSettings(low=0.3, high=0.7)
-    assert judge(2, range(2), [HALF, [0.0] * 7 + [1.0]], narrow).kept == (0,)
+    assert judge(2, rewards(HALF, [0.0] * 7 + [1.0]), narrow).kept == (0,)
 
 
 def test_a_graded_reward_is_kept_where_it_varies_at_all():
-    found = judge(3, range(3), [[0.1, 0.2] * 4, [0.3] * 8, [0.9, 0.95] * 4], SETTINGS)
+    found = judge(3, rewards([0.1, 0.2] * 4, [0.3] * 8, [0.9, 0.95] * 4), SETTINGS)
     assert found.kept == (0, 2)
     assert pass_rate([0.1, 0.2]) == 0
 
@@ -66,6 +70,14 @@ def test_no_more_than_the_limit_are_tried_and_the_same_ones_again():
     assert len(found.tried) == len(found.kept) == 5
     assert found == run(50, lambda i: 4, settings)
     assert str(found).endswith("45 not tried")
+
+
+def test_no_more_are_tried_than_the_run_will_use():
+    progress = []
+    found = run(50, lambda i: i % 2, needed=5, batch=8, progress=progress.append)
+    assert len(found.tried) == progress[-1] < 50
+    assert 5 <= len(found.kept) < 13
+    assert run(50, lambda i: i % 2, needed=100, batch=8).tried == tuple(range(50))
 
 
 def test_no_prompt_left_is_one_clear_line():
