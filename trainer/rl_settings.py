@@ -35,7 +35,7 @@ class PromptFilterSettings(Section):
     samples: int = Field(8, ge=2, description="completions per prompt")
     low: float = Field(0.1, ge=0, le=1, description="lowest pass rate that is kept")
     high: float = Field(0.9, ge=0, le=1, description="highest pass rate that is kept")
-    limit: int = Field(2000, ge=1, description="prompts that are tried, at most; the others are left out")
+    limit: int = Field(2000, ge=1, description="prompts that are tried, at most")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> PromptFilterSettings:
