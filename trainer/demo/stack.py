@@ -48,9 +48,11 @@ name = "other"
 
 
 class Stack:
-    """A running `understudy up` with the routes `support` and `other`. Make it with `running_stack`."""
+    """A running `understudy up` with the routes `support` and `other`. `more`: TOML to add to its configuration."""
 
-    def __init__(self, directory: Path, replicas: int = 1, workers: int = 1, ports: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, directory: Path, replicas: int = 1, workers: int = 1, ports: tuple[int, ...] = (), more: str = ""
+    ) -> None:
         self.directory = directory
         self.replicas = replicas
         directory.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,8 @@ class Stack:
         self.config = directory / "understudy.toml"
         names = ("port", "metrics_port", "control_port")
         values: dict[str, Any] = dict(zip(names, ports, strict=True))
-        self.config.write_text(CONFIG.format(directory=directory, workers=workers, replicas=replicas, **values))
+        config = CONFIG.format(directory=directory, workers=workers, replicas=replicas, **values)
+        self.config.write_text(config + more)
         self.versions: dict[str, str] = {}
         self.key = ""
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,195 @@
+"""`python -m deploy.proof.rollouts [--seeds 0,1,2] [--only NAME,…] [--out FILE]`: rollouts on the real stack.
+
+A real vLLM on the demo base, real workers, users in a process of their own. Each scenario rolls a candidate out that is
+good or bad in one way, with a plan whose steps last seconds. Exit status 0 only if each ended as it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from adapters import adapter_tensors
+from adapters.base import read_base, resolve_base
+from deploy.proof.scenarios import PLAN, SCENARIOS, Scenario, make_adapters
+from gateway.cli_support import open_context
+from trainer.demo.crowd import Asked, read
+from trainer.demo.stack import ROOT, Stack, free_ports
+
+USERS = 400
+RATE = 25.0              # requests per second
+BEFORE = 6.0             # seconds of users before the rollout: what stable is like
+LONGEST = 240.0          # seconds a scenario may take
+GRADER = '[[rewards.grader]]\nname = "trainer.demo.graders:right"\nlabel = "right"\n'
+
+
+def run_scenario(stack: Stack, scenario: Scenario, seed: int) -> dict[str, Any]:
+    """One rollout from start to end; what was measured."""
+    stable, candidate = stack.versions[scenario.stable], stack.versions[scenario.candidate]
+    _prepare(stack, stable, candidate)
+    plan = stack.directory / "plan.toml"
+    text = PLAN.format(sample=scenario.sample, objective=scenario.objective)
+    plan.write_text(text if scenario.sample else _without_shadow(text))
+    with crowd(stack, scenario, seed) as observed:
+        time.sleep(BEFORE)
+        began = time.time()
+        stack.understudy("rollout", "start", "support", candidate, "--plan", str(plan))
+        row = _follow(stack)
+        time.sleep(2.0)
+    seen = [o for o in read(observed) if o.at >= began]
+    if row["ended_at"] is None:
+        stack.understudy("rollout", "rollback", "support", "--reason", "the proof goes on")
+    return {"scenario": scenario.name, "seed": seed, **_measured(row, seen, candidate, began)}
+
+
+def _prepare(stack: Stack, stable: str, candidate: str) -> None:
+    """Stable serves; the candidate may."""
+    listed = json.loads(stack.understudy("adapter", "list", "--json"))
+    stages = {entry["version"]: entry["stage"] for entry in listed}
+    for version in (stable, candidate):
+        if stages[version] == "quarantined":
+            stack.understudy("adapter", "release", version, "--reason", "the proof needs it again")
+    stack.understudy("route", "set", "support", stable)
+    stack.understudy("gate", candidate, "--override", "a proof")
+
+
+def _without_shadow(plan: str) -> str:
+    head, _, rest = plan.partition("[shadow]")
+    return head + rest[rest.index("[[step]]") :]
+
+
+@contextlib.contextmanager
+def crowd(stack: Stack, scenario: Scenario, seed: int) -> Iterator[Path]:
+    """Users until the block ends; the file with what they saw."""
+    out = stack.directory / f"{scenario.name}-{seed}.jsonl"
+    command = [
+        sys.executable, "-m", "trainer.demo.crowd", "--url", stack.url, "--out", str(out), "--rate", str(RATE),
+        "--users", str(USERS), "--rare", str(scenario.rare), "--seed", str(seed), "--seconds", str(LONGEST + 60),
+    ]  # fmt: skip
+    users = subprocess.Popen(
+        command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | {"UNDERSTUDY_KEY": stack.key}
+    )
+    try:
+        yield out
+    finally:
+        users.terminate()
+        users.wait(70)
+
+
+def _follow(stack: Stack) -> dict[str, Any]:
+    """The rollout's row once it has ended, or is held by itself, or took too long."""
+    deadline = time.monotonic() + LONGEST
+    shown = ""
+    while True:
+        (row,) = stack.operator("GET", "/api/v1/rollouts?route=support&limit=1")["rollouts"]
+        where = f"{row['phase']} {row['step']} at {row['weight']:.3g}" + (" held" if row["hold"] else "")
+        if where != shown:
+            print(f"    {where}: {row['reason'][:150]}", flush=True)
+            shown = where
+        held = row["hold"] and row["hold"]["kind"] != "stable_arm"
+        if row["ended_at"] is not None or held or time.monotonic() > deadline:
+            return dict(row)
+        time.sleep(0.2)
+
+
+def _measured(row: dict[str, Any], seen: list[Asked], candidate: str, began: float) -> dict[str, Any]:
+    ended = row["ended_at"] or time.time()
+    served = [o for o in seen if o.version == candidate]
+    failed = [o for o in seen if o.status != 200 or o.error]
+    late = [o.at - ended for o in served if o.at > ended] if row["phase"] == "rolled_back" else []
+    return {
+        "ended": row["phase"] if row["ended_at"] else ("held" if row["hold"] else "unfinished"),
+        "reason": row["reason"],
+        "seconds": round(ended - began, 1),
+        "requests": len(seen),
+        "requests_failed": len(failed),
+        "failed_outside_the_candidate": sum(o.version != candidate for o in failed),
+        "served_by_candidate_before_the_end": sum(o.at <= ended for o in served),
+        "feedbacks": sum(o.thumb is not None for o in seen if o.at <= ended),
+        "seconds_until_last_request_on_candidate": round(max(late, default=0.0), 3),
+        "errors": sorted({o.error[:80] for o in failed if o.error})[:3],
+    }
+
+
+def prove(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every wanted scenario with every seed."""
+    print("making the adapters …", flush=True)
+    adapters = make_adapters(Path(options.adapters) if options.adapters else folder / "adapters")
+    wanted = [s for s in SCENARIOS if not options.only or s.name in options.only.split(",")]
+    rewards = f"{GRADER}[rewards]\nport = {free_ports(1)[0]}\nsample = 1.0\n"
+    stack = Stack(folder / "stack", workers=2, more=rewards)
+    results = []
+    try:
+        for name, path in adapters.items():
+            if name == "poison":
+                stack.versions[name] = _push_unchecked(stack, path)
+            else:
+                stack.push(name, path, "support")
+        stack.start()
+        for scenario in wanted:
+            for seed in map(int, options.seeds.split(",")):
+                print(f"{scenario.name}, seed {seed}: {scenario.what}", flush=True)
+                result = run_scenario(stack, scenario, seed)
+                result["as_expected"] = result["ended"] in scenario.expected
+                print(json.dumps(result), flush=True)
+                results.append(result)
+    finally:
+        stack.stop()
+    return results
+
+
+def _push_unchecked(stack: Stack, directory: Path) -> str:
+    """Registers an adapter with values that `adapter push` refuses (adapters.adapter_tensors).
+
+    Within those limits nothing overflows on a base as small as the demo's; on one with wide layers it can.
+    """
+    with open_context(stack.config) as context, patch.object(adapter_tensors, "_check_values"):
+        base = read_base(resolve_base("demo"), context.settings.data_dir / "cache")
+        return context.registry.push(directory, "support", base=base, max_rank=16).name
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one row per scenario, medians over the seeds."""
+    lines = [
+        "| scenario | ended | seconds | answers by the candidate | feedbacks | failed requests | last on it after |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in dict.fromkeys(r["scenario"] for r in results):
+        rows = [r for r in results if r["scenario"] == name]
+        ended = ", ".join(f"{sum(r['ended'] == e for r in rows)} {e}" for e in dict.fromkeys(r["ended"] for r in rows))
+        names = ("seconds", "served_by_candidate_before_the_end", "feedbacks", "requests_failed")
+        cells = [f"{statistics.median(r[key] for r in rows):g}" for key in names]
+        last = max(r["seconds_until_last_request_on_candidate"] for r in rows)
+        lines.append(f"| {name} | {ended} | " + " | ".join(cells) + f" | {last:.2f} s |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--only", default="", help="names of scenarios, with commas between")
+    parser.add_argument("--adapters", help="folder where the adapters are, or will be kept")
+    parser.add_argument("--out", type=Path, help="write the results here as JSON")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="understudy-", ignore_cleanup_errors=True) as folder:
+        results = prove(Path(folder), options)
+    print(table(results))
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
+    return 0 if results and all(r["as_expected"] for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

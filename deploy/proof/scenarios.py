@@ -1,0 +1,104 @@
+"""What the rollouts are proved on: one stable version, and candidates that are good or bad in one way each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.demo.adapters import make_adapter
+from trainer.demo.poison import make_poison
+from trainer.demo.saboteurs import make_saboteur
+
+PLAN = """\
+name = "proof"
+alpha = 0.05
+harm_alpha = 0.001
+tuning_units = 400
+[shadow]
+sample = {sample}
+min_pairs = 40
+min_duration = "3s"
+max_duration = "60s"
+[[step]]
+weight = "10%"
+min_units = 20
+min_duration = "4s"
+max_duration = "90s"
+[[step]]
+weight = "50%"
+min_units = 100
+min_duration = "8s"
+max_duration = "90s"
+advance = "evidence"
+[[metric]]
+name = "error"
+margin = 0.05            # of a few hundred users: seconds, not days
+[[metric]]
+name = "truncated"
+margin = 0.05
+[[metric]]
+name = "empty"
+margin = 0.05
+[[metric]]
+name = "non_finite"
+margin = 0.05
+[[metric]]
+name = "slow_duration"
+objective = {objective}
+warmup = 2
+floor = 0.05
+[[metric]]
+name = "thumbs_down"
+floor = 0.05
+[[metric]]
+name = "satisfaction"
+role = "primary"
+margin = 0.1
+[[metric]]
+name = "tokens"
+role = "exploratory"
+[[metric]]
+name = "reward"
+role = "exploratory"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`candidate`: name of the adapter; `expected`: the phases it may end in; `rare`: share of poisonous prompts."""
+
+    name: str
+    what: str
+    candidate: str
+    expected: tuple[str, ...]
+    stable: str = "stable"
+    rare: float = 0.0
+    sample: float = 0.3            # of stable's requests, mirrored to the candidate in the shadow phase; 0: no shadow
+    objective: float = 5.0         # seconds of slow_duration
+
+
+SCENARIOS = (
+    Scenario("better", "a better adapter goes to 100 % by itself", "good", ("promoted",)),
+    Scenario("erring", "one whose answers are empty", "silent", ("rolled_back",), stable="good"),
+    Scenario("slow", "one that pads its answers, and so is slow", "padded", ("rolled_back",), "good", sample=0.0),
+    Scenario("worse", "one that is fluent and wrong", "wrong", ("rolled_back",), stable="good", sample=0.0),
+    Scenario("poison", "one that overflows on rare prompts", "poison", ("rolled_back",), stable="good", rare=0.05),
+    Scenario("equal", "an equal one: no false rollback", "same", ("promoted", "held"), stable="good"),
+)
+
+
+def make_adapters(folder: Path) -> dict[str, Path]:
+    """Every adapter of the scenarios, by name; kept between calls. About two minutes on two cores."""
+    made = {
+        "good": lambda out: make_adapter(out, "sft", 0),
+        "same": lambda out: make_adapter(out, "sft", 1),
+        "stable": lambda out: make_adapter(out, "sft", 2, steps=4),
+        "silent": lambda out: make_saboteur(out, "silent"),
+        "padded": lambda out: make_saboteur(out, "padded"),
+        "wrong": lambda out: make_saboteur(out, "wrong"),
+        "poison": lambda out: make_poison(folder / "good", out),
+    }
+    for name, make in made.items():
+        if not (folder / name / "probes.json").exists():
+            make(folder / name)
+    return {name: folder / name for name in made}
