@@ -10,11 +10,11 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import uvicorn
 from prometheus_client import disable_created_metrics
 
 from adapters.errors import ConfigError, UnderstudyError
-from gateway.config import RewardSettings, Settings, is_loopback, parse_duration
+from gateway.config import RewardSettings, Settings, parse_duration
+from gateway.http_service import listen, server_of
 from gateway.logs import configure
 from gateway.scoring.app import create_app
 from gateway.scoring.lanes import COMPOSITE, Lane, Scorer
@@ -22,8 +22,6 @@ from gateway.scoring.metrics import ScoringMetrics
 from monitors.rewards.build import build_graders
 from monitors.rewards.composite import Composite
 from monitors.rewards.types import FindVersion, Grader
-
-LAST_ANSWERS = 30          # seconds that requests in flight get at the end
 
 log = logging.getLogger("understudy.reward")
 
@@ -33,10 +31,8 @@ def run_service(settings: Settings, base_dir: Path) -> None:
     configure("reward")
     disable_created_metrics()  # series that no convention names; the switch is the process's
     rewards = settings.rewards
-    if not is_loopback(rewards.host) and not rewards.api_key:
-        raise ConfigError(f"rewards.host is {rewards.host}, which others can reach: set rewards.api_key too")
     graders = production_graders(settings, base_dir)
-    listener = _listen(rewards)
+    listener = listen("rewards", rewards.host, rewards.port, rewards.api_key)
     try:
         asyncio.run(_serve(rewards, graders, listener))
     finally:
@@ -78,15 +74,7 @@ async def _serve(rewards: RewardSettings, graders: list[Grader], listener: socke
         preparing.cancel()
         return
     preparing.result()
-    config = uvicorn.Config(
-        create_app(scorer, metrics, rewards.api_key),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=LAST_ANSWERS,
-    )
-    server = _Server(config)
+    server = server_of(create_app(scorer, metrics, rewards.api_key))
     scoring = asyncio.create_task(scorer.run())
     serving = asyncio.create_task(server.serve([listener]))
     log.info("scoring on http://%s:%d with %s", *listener.getsockname()[:2], ", ".join(g.name for g in graders))
@@ -97,15 +85,6 @@ async def _serve(rewards: RewardSettings, graders: list[Grader], listener: socke
     if scoring.done():  # a bug of ours: end with it instead of answering nothing for ever
         scoring.result()
     scoring.cancel()
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to `_serve`."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Nothing to capture."""
-        yield
 
 
 @contextlib.contextmanager
@@ -127,20 +106,6 @@ def _finder(settings: Settings) -> Iterator[FindVersion | None]:
         yield version_finder(Registry(database, artifacts), artifacts)
     finally:
         database.close()
-
-
-def _listen(rewards: RewardSettings) -> socket.socket:
-    """A bound socket. Raises ConfigError when the port is taken or the address is not ours."""
-    try:
-        found = socket.getaddrinfo(rewards.host, rewards.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(*found[:3])
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found[4])
-    except OSError as error:
-        where = f"{rewards.host}:{rewards.port}"
-        reason = error.strerror or str(error)
-        raise ConfigError(f"cannot listen on {where}: {reason}; set rewards.host and rewards.port") from None
-    return listener
 
 
 def check_all(graders: list[Grader]) -> list[dict[str, str]]:
