@@ -21,6 +21,7 @@ _WRITTEN = re.compile(
     rb'"(?:content|text|delta|reasoning_content|reasoning|thinking|refusal|arguments|partial_json)"\s*:\s*"[^"]'
     rb'|"tool_calls"\s*:\s*\[\s*\{|"type"\s*:\s*"(?:tool_use|function_call)"'
 )
+_NOTHING = (b'"', b"")  # what follows the opening quote of an empty text
 _TERMINAL = {
     "chat": (b"data: [DONE]",),
     "completions": (b"data: [DONE]",),
@@ -47,7 +48,11 @@ def read_usage(data: bytes) -> Usage:
 
 
 def is_written(data: bytes) -> bool:
-    """True when an answer holds any text or tool call."""
+    """True when an answer holds any text or tool call. As vLLM writes chats and completions: without the pattern."""
+    for key in (b'"content":"', b'"text":"'):
+        at = data.find(key) + len(key)
+        if at >= len(key) and data[at : at + 1] not in _NOTHING:
+            return True
     return _WRITTEN.search(data) is not None
 
 
@@ -113,7 +118,7 @@ class StreamEditor:
         """Not the role, nor the end: something to read. Only events of named streams that bring a part can have it."""
         if self._named and b"delta" not in data and b"content_block_start" not in data:
             return False
-        return _WRITTEN.search(data) is not None
+        return is_written(data)
 
     def _take_usage(self, data: bytes) -> bytes:
         """Remember the event; drop the one that only exists because we asked for it."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.data_plane.endpoints import CHAT, MESSAGES, RESPONSES
-from gateway.data_plane.sse import MAX_EVENT, StreamEditor, read_usage, restamp
+from gateway.data_plane.sse import MAX_EVENT, StreamEditor, is_written, read_usage, restamp
 
 ENGINE = (b'"model":"support@3f2a9c1b7d20"', b'"model": "support@3f2a9c1b7d20"')
 PUBLIC = b'"model":"support"'
@@ -116,3 +116,19 @@ def test_usage_of_every_endpoint() -> None:
     assert read_usage(b'{"usage": {"input_tokens": 7, "output_tokens": 3}}').output_tokens == 3
     assert read_usage(b'{"usage":null}').output_tokens is None
     assert read_usage(b"{}").input_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("data", "written"),
+    [
+        (b'{"message":{"role":"assistant","content":"hi"}}', True), (b'{"message":{"content":""}}', False),
+        (b'{"message": {"content": "hi"}}', True), (b'{"message": {"content": null, "tool_calls": []}}', False),
+        (b'{"message":{"content":null,"tool_calls":[{"function":{"name":"f"}}]}}', True),
+        (b'{"message":{"content":"","reasoning_content":"hm"}}', True), (b'{"text":"hi"}', True),
+        (b'{"choices":[{"text":""},{"text": "x"}]}', True), (b'{"text":{"format":{"type":"text"}}}', False),
+        (b'{"content":[{"type":"tool_use","name":"f","input":{}}]}', True), (b'{"content":[]}', False),
+        (b'{"choices":[{"content":"\\""}]}', True), (b'{"content":"', False), (b"", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_written(data: bytes, written: bool) -> None:
+    assert is_written(data) is written
