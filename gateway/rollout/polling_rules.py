@@ -21,17 +21,17 @@ Rules = Callable[[Traffic, np.random.Generator], Outcome]
 
 def flagger(traffic: Traffic, rng: np.random.Generator) -> Outcome:
     """interval 1m, threshold 10, stepWeight 5, maxWeight 50, request-success-rate min 99."""
-    weight, failed, polls = 0.05, 0, _Polls(traffic, rng, 60.0)
+    percent, failed, polls = 5, 0, _Polls(traffic, rng, 60.0)
     while True:
-        success = polls.look(weight)
+        success = polls.look(percent / 100)
         if success is None or success < 0.99:
             failed += 1
             if failed >= 10:
                 return polls.end("rollback")
-        elif weight >= 0.5:
+        elif percent >= 50:
             return polls.end("promote")
         else:
-            weight = min(0.5, weight + 0.05)
+            percent += 5
 
 
 def argo(traffic: Traffic, rng: np.random.Generator) -> Outcome:
