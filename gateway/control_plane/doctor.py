@@ -30,6 +30,7 @@ from gateway.control_plane.doctor_engines import check_engines
 from gateway.control_plane.findings import Finding, fail, looked_at, ok, warn
 from gateway.control_plane.token import FILE_NAME
 from gateway.engines.command import installed_package
+from gateway.scoring.service import production_graders
 
 _SCARCE, _EMPTY = 2 * 1024**3, 200 * 1024**2   # bytes of free disk
 _READ_ALL = 4 * 1024**3                        # bytes of artifacts up to which every byte is read
@@ -48,6 +49,8 @@ def examine(config: Path | None) -> list[Finding]:
     if settings.engine.managed:
         findings += looked_at("vLLM", _vllm)
     findings += looked_at("ports", lambda: _ports(settings))
+    if settings.rewards.grader:
+        findings += looked_at("graders", lambda: _graders(settings, config))
     findings += looked_at("database", lambda: _database(settings))
     findings += looked_at("engines", lambda: check_engines(settings))
     return findings
@@ -99,6 +102,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     named = [("gateway.port", gateway.host, gateway.port), ("control.port", control.host, control.port)]
     if gateway.metrics_port:
         named.append(("gateway.metrics_port", "127.0.0.1", gateway.metrics_port))
+    if settings.rewards.served_here:
+        named.append(("rewards.port", settings.rewards.host, settings.rewards.port))
     for key, host, port in named:
         yield _port(key, host, port, "https" if key == "gateway.port" and gateway.tls_cert else "http")
 
@@ -130,6 +135,12 @@ def _is_ours(url: str) -> bool:
     except httpx.HTTPError:
         return False
     return answer.status_code == 200 and "ok" in answer.text
+
+
+def _graders(settings: Settings, config: Path | None) -> Iterator[Finding]:
+    """Whether they can be made; `understudy reward --check` also asks judges and loads weights."""
+    graders = production_graders(settings, config.resolve().parent if config else Path.cwd())
+    yield ok("graders", ", ".join(grader.name for grader in graders))
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

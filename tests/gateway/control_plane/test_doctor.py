@@ -232,3 +232,11 @@ def test_errors_of_checks_become_findings():
 
     first, second = looked_at("x", broken)
     assert first.level == "ok" and second == Finding("fail", "x", "/data: No space left on device")
+
+
+def test_graders_of_production(config):
+    table = '[[rewards.grader]]\nname = "regex"\noptions = {{ pattern = "{}" }}\n'
+    port = f"[rewards]\nport = {free_port()}\n"
+    findings = examine(config(port + table.format("a+")))
+    assert bad(findings) == {} and {"rewards.port", "graders"} <= {finding.subject for finding in findings}
+    assert "does not compile" in bad(examine(config(port + table.format("("))))["graders"].what
