@@ -29,12 +29,14 @@ Say = Callable[[str], None]
 
 def train(plan: Plan, registry: Registry, *, resume: bool, say: Say) -> str:
     """Train and publish; returns the version's name ("" on other ranks than the first). Raises UnderstudyError."""
+    parent = continued(plan.job.config, registry, plan.job.installation, plan.bases)
+    plan = replace(plan, job=replace(plan.job, init_from=parent))
     job = plan.job
     with training_session(job.config.threads), _run_directory(plan, resume=resume) as finished:
         if finished is not None:
             return finished
         with guarded(job.run.path):
-            job = _prepared(plan, registry)
+            job = _at_its_checkpoint(job)
             if job.resume_from is not None and is_first():
                 say(f"going on from step {job.resume_from.name.rpartition('-')[2]}")
             _check_memory(job, say)
@@ -63,15 +65,12 @@ def _run_directory(plan: Plan, *, resume: bool) -> Iterator[str | None]:
         yield job.run.read_json(job.run.result)["version"] if job.run.result.exists() else None
 
 
-def _prepared(plan: Plan, registry: Registry) -> Job:
-    """The job with what it continues: the newest whole checkpoint, and the adapter of init_from."""
-    job = plan.job
+def _at_its_checkpoint(job: Job) -> Job:
+    """The job with the newest whole checkpoint, and without the rows that were logged after it."""
     checkpoint = job.run.newest_checkpoint()
     if is_first():
-        job.run.trim(int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1)
-    return replace(
-        job, resume_from=checkpoint, init_from=continued(job.config, registry, job.installation, plan.bases)
-    )
+        job.run.trim(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    return replace(job, resume_from=checkpoint)
 
 
 def _publish(job: Job, outcome: Outcome, registry: Registry, bases: Bases) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import binomtest
 
 from trainer.config import Algorithm
 from trainer.demo import world
@@ -80,8 +83,31 @@ def plan(algorithm: Algorithm, file: Path) -> Plan:
     return plan_run(algorithm, file, installation(file.parent), quiet=True)
 
 
+def plan_here(file: Path) -> Plan:
+    """The plan of a file that asks for more processes than this one: to find its run directory."""
+    alone = file.with_name(f"alone-{file.name}")
+    alone.write_text(file.read_text().replace("processes = 2", "processes = 0"))
+    return plan("sft", alone)
+
+
 def run(algorithm: Algorithm, file: Path, *, resume: bool = False) -> tuple[Plan, str]:
     """Train it here, quietly; returns the plan and the version's name."""
     made = plan(algorithm, file)
     with open_registry(made.job.installation) as registry:
         return made, train(made, registry, resume=resume, say=lambda text: None)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A paired comparison: prompts that only the second, or only the first, answers right; McNemar's exact p."""
+
+    gained: int
+    lost: int
+    p: float
+
+
+def mcnemar(before: Sequence[str], after: Sequence[str], asked: Sequence[world.Example]) -> Paired:
+    """Strict exact match of two lists of replies to the same prompts (McNemar 1947, exact two-sided)."""
+    right = [(b == e.answer, a == e.answer) for b, a, e in zip(before, after, asked, strict=True)]
+    gained, lost = sum(a > b for b, a in right), sum(a < b for b, a in right)
+    return Paired(gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0)

@@ -68,3 +68,13 @@ def made(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Pa
 
     sft = make_adapter(tmp_path_factory.mktemp("made") / "sft", "sft")
     return {"sft": sft, "A:": marker_adapters["A"], "B:": marker_adapters["B"]}
+
+
+@pytest.fixture(scope="session")
+def demo_answers() -> tuple[Any, list[str]]:
+    """400 held-out prompts of the demo's tasks, and the base's sampled reply to each."""
+    from trainer.demo import measure, world
+    from trainer.model import load_base
+
+    asked = world.examples(400, 7, "held_out")
+    return asked, measure.sample(load_base("demo"), [example.prompt for example in asked])
