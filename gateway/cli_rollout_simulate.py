@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapters.errors import ConfigError
-from gateway.cli_support import Json, note, print_json, print_table, reported
+from gateway.cli_support import ConfigFile, Json, note, print_json, print_table, reported
 
 if TYPE_CHECKING:
+    from gateway.rollout.plan import Plan
     from gateway.rollout.simulate_report import Middle, Report, Summary
 
 
@@ -31,7 +32,7 @@ def simulate_command(
     rps: Annotated[float, typer.Option(help="requests per second of the route")],
     bad_rate: Annotated[str, typer.Option(metavar="SHARE", help="stable's share of bad answers, such as 1%")] = "1%",
     relative_risk: Annotated[float, typer.Option(help="how many times more often the candidate's are bad")] = 1.0,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="a plan; default: the shipped one")] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="a plan; default: the configured one")] = None,
     metric: Annotated[str, typer.Option(help="which bad event: error, truncated, empty, guard, slow_ttft …")] = "error",
     units: Annotated[int, typer.Option(help="users who take turns")] = 20_000,
     satisfaction: Annotated[str, typer.Option(metavar="SHARE", help="share of feedback that is good")] = "80%",
@@ -40,7 +41,9 @@ def simulate_command(
     reward_change: Annotated[float, typer.Option(help="the candidate's, in standard deviations")] = 0.0,
     runs: Annotated[int, typer.Option(min=1, max=100_000, help="rollouts to simulate, of each kind")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same result")] = 0,
+    skip_shadow: Annotated[bool, typer.Option("--skip-shadow", help="leave the plan's shadow phase out")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="write an SVG with the distributions")] = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """How long a plan takes to catch a bad version and to promote a good one, and how often it cries wolf.
@@ -48,11 +51,12 @@ def simulate_command(
     Beside it what the documented examples of Flagger and Argo Rollouts would do with the same traffic. A candidate
     that equals stable is simulated too: what is rolled back there is a false alarm.
     """
-    from gateway.rollout.plan import default_plan, load_plan
     from gateway.rollout.simulate_report import kinds, report
     from gateway.rollout.simulated_traffic import Traffic
 
-    rules = load_plan(plan) if plan else default_plan()
+    rules = _plan(plan, config)
+    if skip_shadow:
+        rules = rules.model_copy(update={"shadow": None})
     traffic = Traffic(
         rps=rps, units=units, metric=metric, bad_rate=share(bad_rate), relative_risk=relative_risk,
         satisfaction=share(satisfaction), satisfaction_change=share(satisfaction_change),
@@ -66,6 +70,17 @@ def simulate_command(
         print_json(found.to_json())
     else:
         _print(found)
+
+
+def _plan(plan: Path | None, config: Path | None) -> Plan:
+    """The named one, else what is configured here, else the shipped one with all of its metrics."""
+    from gateway.config import load_settings
+    from gateway.rollout.configured import plan_of
+    from gateway.rollout.plan import default_plan, load_plan
+
+    if plan is None and config is None and not Path("understudy.toml").exists():
+        return default_plan()
+    return load_plan(plan) if plan else plan_of(load_settings(config))
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import numpy as np
 
 from gateway.config import parse_duration
 from gateway.rollout.plan import Plan
-from gateway.rollout.simulated_traffic import SCORED, FirstEvent, Population, Traffic
-from monitors.analysis import Decision, JudgeSpec, Measurements, judge
+from gateway.rollout.simulated_traffic import FirstEvent, Population, Traffic
+from monitors.analysis import Decision, JudgeSpec, Measurements, MetricSpec, judge
 from monitors.analysis.harm import harm_level
 from monitors.stats.attribution import AttributionTest
 
@@ -160,16 +160,31 @@ def reachable(plan: Plan, traffic: Traffic) -> list[str]:
     """What this traffic cannot give this plan in time: one line each, before anything is simulated."""
     problems = []
     for number, step in enumerate(plan.steps, 1):
-        hours = parse_duration(step.max_duration)
-        smaller = min(step.share, 1 - step.share)
-        units = min(traffic.units * smaller, traffic.rps * smaller * hours)
+        smaller, seconds = min(step.share, 1 - step.share), parse_duration(step.max_duration)
+        units = min(traffic.units, traffic.rps * seconds) * smaller
         if units < step.min_units:
             problems.append(f"step {number} needs {step.min_units} units per arm, but about {units:.0f} come in time")
-    words = traffic.rps * traffic.feedback_rate * min(plan.steps[-1].share, 1 - plan.steps[-1].share)
-    if any(metric.source == "feedback" and metric.gating for metric in plan.metrics):
-        total = words * parse_duration(plan.steps[-1].max_duration)
-        if total < 100:
-            problems.append(f"the last step would see about {total:.0f} feedbacks per arm; 100 are needed")
-    if any(metric.name.startswith("reward") for metric in plan.metrics) and traffic.rps * SCORED <= 0:
-        problems.append("no answer would be scored")
+    last = plan.steps[-1]
+    answers = traffic.rps * min(last.share, 1 - last.share) * parse_duration(last.max_duration)
+    for metric in plan.metrics:
+        needed, counted = _needed(metric, plan, traffic)
+        available = answers * counted
+        if metric.gating and available < needed:
+            text = f"{needed} observations per arm for its margin (power {plan.power:g})"
+            problems.append(f"the last step: {metric.name} needs {text}, but about {available:.0f} come in time")
     return problems
+
+
+def _needed(metric: MetricSpec, plan: Plan, traffic: Traffic) -> tuple[int, float]:
+    """(observations per arm that a fixed-horizon test would need, observations per answer); (0, 1) where unknown."""
+    from monitors.stats.power import sample_size_noninferiority
+
+    rates = {"satisfaction": traffic.satisfaction, traffic.metric: traffic.bad_rate}
+    rate = rates.get(metric.name, 0.0)
+    if metric.name not in rates or not 0 < rate < 1:
+        return 0, 1.0
+    margin = metric.margin
+    if metric.margin_unit != "absolute":
+        margin = max(metric.floor, (metric.margin - 1) * rate)
+    counted = traffic.feedback_rate if metric.source == "feedback" else 1.0
+    return sample_size_noninferiority(rate, -min(margin, 0.99), plan.alpha, plan.power), counted

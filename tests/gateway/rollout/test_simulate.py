@@ -67,8 +67,10 @@ def test_a_step_without_enough_traffic_ends_in_time_and_is_announced():
     assert all(o.seconds == pytest.approx(3600) for o in outcomes)
     warnings = reachable(FAST, idle)
     assert any("step 1 needs 50 units per arm" in line for line in warnings)
-    assert any("feedbacks per arm" in line for line in warnings)
+    assert any("error needs 1225 observations per arm for its margin" in line for line in warnings)
     assert reachable(default_plan(), Traffic()) == []
+    quiet = reachable(default_plan(), Traffic(feedback_rate=0.0001))
+    assert len(quiet) == 1 and "satisfaction needs 4947 observations per arm" in quiet[0]
 
 
 def test_the_least_time_of_a_plan():
