@@ -18,6 +18,8 @@ OVERLAP = 1000         # ids read again each time: writers commit out of order
 LOOK_BACK = 10.0       # seconds after which a record that was being written is certainly visible …
 EVERY = 2.0            # … and how often that far is read again
 COMPARED = frozenset({CANDIDATE, STABLE, SHADOW})
+# What can happen to a mirrored answer as to a real one: nobody rates it, and it is neither streamed nor in a hurry.
+MIRRORED = frozenset({"error", "empty", "non_finite", "guard"})
 
 
 def objectives(plan: Plan) -> dict[str, float]:
@@ -107,8 +109,9 @@ def _share(occurrence: Occurrence, plan: Plan) -> float | None:
     """ρ of the answer; None where it is not compared. Before the ramp stable is compared with its mirror."""
     if occurrence.arm not in COMPARED:
         return None
-    if occurrence.arm == STABLE and occurrence.step == 0:
-        return odds(SHADOW, plan.shadow.sample, plan) if plan.shadow else None
+    if occurrence.step == 0:
+        comparable = plan.shadow is not None and occurrence.metric in MIRRORED
+        return odds(SHADOW, plan.shadow.sample, plan) if plan.shadow and comparable else None
     return odds(occurrence.arm, occurrence.share, plan)
 
 

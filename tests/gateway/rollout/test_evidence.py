@@ -99,9 +99,24 @@ def test_the_shadow_is_compared_with_what_it_mirrors(database):
     stable = records.assignment("stable", 1.0, step=0, version=STABLE)
     records.error(mirrored, 1, flags=int(Flag.SHADOW))
     records.error(stable, 2)
+    records.answer(stable, 3, outcome="truncated")      # a mirrored answer is not streamed
     evidence = reader(records)
     evidence.read(records.course())
     assert events(evidence) == {"error": [(True, 0.333333), (False, 0.333333)]}
+
+
+def test_what_only_users_of_stable_can_say_is_no_evidence_for_the_shadow(database):
+    """Else a long shadow phase would outweigh whatever users say of the candidate later."""
+    metric = [{"name": "thumbs_down", "role": "primary"}, {"name": "slow_ttft", "objective": 1.0, "warmup": 0.0}]
+    plan = quick_plan(shadow={"sample": 0.5, "min_pairs": 5}, metric=metric)
+    records = Records(database, plan, weight=0.0, phase="shadow", step=0)
+    stable = records.assignment("stable", 1.0, step=0, version=STABLE)
+    for unit in range(50):
+        records.say(stable, unit, 0.0)
+        records.answer(stable, unit, ttft=5.0)
+    evidence = reader(records)
+    evidence.read(records.course())
+    assert evidence.events == {}
 
 
 def test_a_version_may_be_slow_at_first(database):
