@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -23,7 +24,8 @@ from monitors.rewards.http_client import Client, Refused
 from monitors.rewards.types import Place, Sample, Scores, digest, fingerprint
 
 _VERSION = 1
-_HOW = frozenset({"url", "api_key_env", "timeout", "concurrency", "calibration"})   # not part of what it is
+# Options that do not change what it is. The calibration set counts by its content.
+_HOW = frozenset({"url", "api_key_env", "timeout", "concurrency", "calibration", "recheck_hours"})
 
 log = logging.getLogger("understudy.rewards")
 
@@ -41,6 +43,7 @@ class JudgeOptions(Section):
     reference: str = Field("reference", description="pairwise: the column with the reference answer")
     calibration: str = Field(description="JSONL with prompt, completion and expected score (0..1)")
     tolerance: float = Field(0.15, gt=0, lt=1, description="largest mean difference from the expected scores")
+    recheck_hours: float = Field(24.0, ge=0, description="the set is scored anew when it was this long ago; 0 = never")
     length_control: bool = Field(True, description="take out what length alone does to the score")
     logprobs: bool = Field(True, description="pointwise: use log probabilities where the server gives them")
     max_chars: int = Field(20_000, ge=100, description="characters of a text that the judge is shown")
@@ -81,16 +84,45 @@ class Judge:
         self._served = ""
         self._lock = threading.Lock()
         self.drift: Drift | None = None           # on the calibration set, once prepared
+        self._checked_at = 0.0                    # monotonic seconds
+        self._refusal = ""
         self.length_effect = LengthEffect()
 
     def prepare(self) -> None:
         """Have the calibration set scored. Raises GraderUnavailable, and GraderError when the judge has drifted."""
         if self.drift is not None:
             return
-        known, options = self._calibration, self._options
-        scores = self._ask_all(known.samples, patient=False)
+        scores = self._ask_all(self._calibration.samples, patient=False)
+        found = self._checked(scores)
+        if self._options.length_control:
+            lengths = [self._length(sample) for sample in self._calibration.samples]
+            center = self._options.mode == "pointwise"
+            self.length_effect = length_effect(scores, self._calibration.expected, lengths, center=center)
+        self.drift, self._checked_at = found, monotonic()
+        log.info(
+            "judge %s: mean difference %.3f on %d calibration rows, length effect %+.2f (standard error %.2f)",
+            self.name, found.mean_difference, found.rows, self.length_effect.beta, self.length_effect.standard_error,
+        )  # fmt: skip
+
+    def _recheck(self) -> None:
+        """Score the set anew when it is time, with the length effect as it was. Raises GraderError after drift."""
+        hours = self._options.recheck_hours
+        if hours and monotonic() - self._checked_at > 3600.0 * hours:
+            self._checked_at = monotonic()
+            try:
+                self.drift, self._refusal = self._checked(self._ask_all(self._calibration.samples, patient=False)), ""
+            except GraderUnavailable as error:
+                log.warning("the judge cannot be checked for drift now: %s", error)
+            except GraderError as error:
+                self._refusal = str(error)
+        if self._refusal:
+            raise GraderError(self._refusal)
+
+    def _checked(self, scores: Scores) -> Drift:
+        """How the judge did on the set. Raises GraderError when that is not as expected."""
+        options = self._options
         try:
-            found = drift(scores, known.expected)
+            found = drift(scores, self._calibration.expected)
         except GraderError as error:
             raise GraderError(f"judge {self.name!r}: {error}") from None
         if found.mean_difference > options.tolerance:
@@ -99,18 +131,12 @@ class Judge:
                 f"the expected scores by {found.mean_difference:.3f} on average (bias {found.bias:+.3f}), "
                 f"{options.tolerance:g} at most: pin the model that was calibrated, or score the set anew"
             )
-        if options.length_control:
-            lengths = [self._length(sample) for sample in known.samples]
-            self.length_effect = length_effect(scores, known.expected, lengths, center=options.mode == "pointwise")
-        self.drift = found
-        log.info(
-            "judge %s: mean difference %.3f on %d calibration rows, length effect %+.2f (standard error %.2f)",
-            self.name, found.mean_difference, found.rows, self.length_effect.beta, self.length_effect.standard_error,
-        )  # fmt: skip
+        return found
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """See monitors.rewards.types.Grader. None: no reference, no usable answer, or the judge is away."""
         self.prepare()
+        self._recheck()
         scores = self._ask_all(samples, patient=True)
         pairs = zip(samples, scores, strict=True)
         return [s if s is None else self.length_effect.corrected(s, self._length(sample)) for sample, s in pairs]

@@ -11,6 +11,7 @@ import pytest
 
 from adapters.errors import ConfigError, GraderError, GraderUnavailable
 from monitors.rewards import http_client, judge_prompts
+from monitors.rewards import judge as judge_module
 from monitors.rewards.build import build_grader
 from monitors.rewards.settings import RewardSpec
 from monitors.rewards.types import Sample
@@ -136,6 +137,27 @@ def test_a_drifted_judge_is_refused_before_use(judge):
         with pytest.raises(GraderError, match="drifted"):  # and stays refused
             made.score(answers("good"))
         judge(server, tolerance=0.6).prepare()
+
+
+def test_a_judge_that_drifts_later_is_refused_then_and_trusted_again_when_it_is_back(judge, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(judge_module, "monotonic", lambda: now[0])
+    with scripted(honest) as server:
+        made = judge(server, recheck_hours=2)
+        assert made.score(answers("good"))[0] == pytest.approx(0.75, abs=0.01)
+        server.answer = lambda *_: said("1")
+        assert made.score(answers("great")) == [0.0]  # not noticed yet
+        now[0] += 7201
+        for _ in range(2):
+            with pytest.raises(GraderError, match="has drifted"):
+                made.score(answers("good"))
+        server.answer = lambda *_: (503, {})
+        now[0] += 7201
+        with pytest.raises(GraderError, match="has drifted"):  # being away proves nothing
+            made.score(answers("good"))
+        server.answer = honest
+        now[0] += 7201
+        assert made.score(answers("good"))[0] == pytest.approx(0.75, abs=0.01)
 
 
 def test_a_judge_that_answers_too_few_is_refused(judge):
