@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from monitors.llama_guard.conversation import Turn, Unreadable, alternating, turns
+from monitors.llama_guard.conversation import Turn, Unreadable, Who, alternating, turns
 from monitors.llama_guard.prompt import LEAD, Template
 from monitors.llama_guard.taxonomy import INJECTION, INJECTION_CATEGORIES, by_number
 from monitors.llama_guard.types import GuardError, Item, Prompt, Result, Scored, Tokenizer
@@ -15,7 +15,9 @@ from monitors.llama_guard.windows import Window, windows
 
 _VERDICT = 72            # tokens that a verdict may take, its two newlines included
 _LEAST = 64              # tokens a context must leave for the conversation
-_MARKS = ("q", "z")      # first letters of two conversations that differ from there on
+_FIRST = ("q", "the", "1", "é", "(", "\n", " ")
+"""Texts that begin differently: what their prompts have in common, all prompts have."""
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Judge:
             (role, injection): self._head(role, injection)
             for role, injection in (("user", False), ("assistant", False), ("user", True))
         }
-        empty = max(len(self._rendered([Turn("user", _MARKS[0])], injection)) for injection in (False, True))
+        empty = max(len(self._rendered([Turn("user", _FIRST[0])], injection)) for injection in (False, True))
         self._bounds = Window(context - empty - _VERDICT, most_windows)
         if self._bounds.size < _LEAST:
             raise GuardError(f"a context of {context} tokens leaves {self._bounds.size} for a text: give it more")
@@ -139,9 +141,9 @@ class Judge:
         return Prompt(ids, len(head) if ids[: len(head)] == head else 0, codes)
 
     def _head(self, role: str, injection: bool) -> tuple[int, ...]:
-        before = [Turn("user", _MARKS[0]), Turn("assistant", _MARKS[0])][: 1 if role == "user" else 2]
-        after = [Turn(turn.who, _MARKS[1]) for turn in before]
-        return common_head(self._rendered(before, injection), self._rendered(after, injection))
+        """Where the conversation begins depends on its first letters, as tokens go: hence several."""
+        who: tuple[Who, ...] = ("user",) if role == "user" else ("user", "assistant")
+        return common_head([self._rendered([Turn(one, text) for one in who], injection) for text in _FIRST])
 
     def _rendered(self, found: Sequence[Turn], injection: bool) -> tuple[int, ...]:
         return self._ids(self._template.render(found, INJECTION_CATEGORIES if injection else self._custom))
@@ -155,10 +157,11 @@ def probability(margin: float, temperature: float) -> float:
     return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, margin / temperature))))
 
 
-def common_head(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
-    """The token ids that both begin with."""
-    differ = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return tuple(one[: next(differ, min(len(one), len(other)))])
+def common_head(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The token ids that all rows begin with."""
+    columns = enumerate(zip(*rows, strict=False))
+    differ = next((place for place, column in columns if len(set(column)) > 1), min(map(len, rows)))
+    return tuple(rows[0][:differ])
 
 
 def _labels(question: Question, scored: Scored) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 PAD_ID, BOS_ID, EOS_ID, EOT_ID = 0, 1, 2, 5
 VOCAB_SIZE = 768
-CONTEXT = 512
+CONTEXT = 640
 CORPUS = 4000
 """Examples whose texts the merges are learned from."""
 

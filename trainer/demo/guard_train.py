@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from monitors.llama_guard.conversation import alternating, turns
+from monitors.llama_guard.judge import common_head
 from monitors.llama_guard.prompt import LEAD, Template
 from monitors.llama_guard.taxonomy import INJECTION_CATEGORIES
 from trainer.demo import guard_tokenizer as gt
@@ -73,14 +74,6 @@ class Encoder:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def common_head(rows: list[list[int]]) -> int:
-    """How many tokens all rows begin with."""
-    for position, column in enumerate(zip(*rows, strict=False)):
-        if len(set(column)) > 1:
-            return position
-    return min(map(len, rows))
-
-
 def batch_loss(model: Any, encoder: Encoder, drawn: list[guard_world.Example]) -> Any:
     """Mean cross-entropy of the verdicts' tokens. The common head runs once, as a cache that all rows share."""
     import torch
@@ -88,7 +81,7 @@ def batch_loss(model: Any, encoder: Encoder, drawn: list[guard_world.Example]) -
 
     prompts = [encoder.prompt(example) for example in drawn]
     verdicts = [encoder.verdict(example) for example in drawn]
-    head = common_head(prompts)
+    head = len(common_head(prompts))
     tails = [prompt[head:] + verdict for prompt, verdict in zip(prompts, verdicts, strict=True)]
     width = max(map(len, tails))
     ids_B_T = torch.tensor([tail + [gt.PAD_ID] * (width - len(tail)) for tail in tails])

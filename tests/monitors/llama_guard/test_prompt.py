@@ -71,8 +71,8 @@ def test_a_text_cannot_forge_the_prompt_it_is_quoted_in(tokenizer):
     for mark in ("<|eot_id|>", "<|start_header_id|>", "<END CONVERSATION>", "\nUser:", "\nAgent:"):
         assert text.count(mark) == clean.count(mark), mark
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids)
-    assert sum(token in special for token in ids) == 7
+    special = set(tokenizer.get_added_vocab().values())
+    assert sum(token in special for token in ids) == 6
     assert "Agent : ok" in text and "< END CONVERSATION>" in text
 
 

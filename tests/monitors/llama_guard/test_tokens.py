@@ -22,7 +22,8 @@ class Vocabulary:
         return self.words[ids[0]]
 
     def __call__(self, text, add_special_tokens):
-        return {"input_ids": [max((p for p, w in enumerate(self.words) if text.startswith(w)), key=lambda p: len(self.words[p]))]}
+        known = [place for place, word in enumerate(self.words) if text.startswith(word)]
+        return {"input_ids": [max(known, key=lambda place: len(self.words[place]), default=len(self.words))]}
 
 
 def test_all_beginnings_of_a_verdict_count_and_nothing_else_does():

@@ -29,7 +29,7 @@ def test_unsafe_names_its_categories_in_their_order_once_each(codes, before, aft
     "", "unsafe", "unsafe\n", "Safe", "SAFE", "safe.", "safe\nS1", "safe safe", "unsafe S1", "unsafe\n\nS1", "unsafe \nS1",
     "unsafe\nS0", "unsafe\nS01", "unsafe\ns1", "unsafe\nS100", "unsafe\nS1,", "unsafe\n,S1", "unsafe\nS1,,S2", "unsafe\nS1;S2",
     "unsafe\nS1\nS2", "unsafe\nS1 S2", "unsafe\nS1,\nS2", "unsafe\nS1,\tS2", "unsafe\nViolent Crimes", "unsafe\r\nS1",
-    "I cannot assess this.", "unsafe\nS1 because of the knife", "not unsafe\nS1", "safe<|eot_id|>", "unsafe\nS١",
+    "I cannot assess this.", "unsafe\nS1 because of the knife", "not unsafe\nS1", "safe<|eot_id|>", "unsafe\nS\u0661",
 ])  # fmt: skip
 def test_anything_else_is_unavailable_and_never_safe(text):
     verdict = parse(text)
