@@ -81,7 +81,9 @@ def status(
         bodies = [listed(rollout, incidents) for rollout in found]
     if as_json:
         print_json(bodies)
-    elif route and bodies:
+    elif not bodies:
+        note(f"route {route} has had no rollout" if route else "no rollout is open: see `understudy rollout history`")
+    elif route:
         from gateway.cli_rollout_view import render
 
         render(bodies[0])

@@ -121,6 +121,7 @@ def test_status(cli, ramping, store):
     (body,) = json.loads(good(cli("rollout", "status", "support", "--json")))
     assert body["harm"] == [finding]
     assert json.loads(good(cli("rollout", "status", "declared", "--json"))) == []
+    assert "has had no rollout" in cli("rollout", "status", "declared").stderr
     assert "does not exist" in failed(cli("rollout", "status", "none"))
 
 
