@@ -25,6 +25,6 @@ def reward_command(
         run_service(settings, base_dir)
         return
     rows = check_all(production_graders(settings, base_dir))
-    print_table(rows, ("grader", "result", "fingerprint"), as_json)
+    print_table(rows, ("grader", "result", "detail", "fingerprint"), as_json)
     if any(row["result"] != "ok" for row in rows):
         raise typer.Exit(1)

@@ -109,13 +109,15 @@ def _finder(settings: Settings) -> Iterator[FindVersion | None]:
 
 
 def check_all(graders: list[Grader]) -> list[dict[str, str]]:
-    """The self-test of every grader, as rows for people: name, result, fingerprint."""
+    """The self-test of every grader, as rows for people: name, result, what it says of itself, fingerprint."""
     from gateway.scoring.lanes import self_test
 
     rows = []
     for grader in graders:
         try:
-            rows.append({"grader": grader.name, "result": "ok", "fingerprint": self_test(grader)})
+            found = self_test(grader)
+            detail = str(getattr(grader, "summary", ""))
+            rows.append({"grader": grader.name, "result": "ok", "detail": detail, "fingerprint": found})
         except UnderstudyError as error:
-            rows.append({"grader": grader.name, "result": str(error), "fingerprint": ""})
+            rows.append({"grader": grader.name, "result": "failed", "detail": str(error), "fingerprint": ""})
     return rows

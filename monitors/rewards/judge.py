@@ -99,10 +99,7 @@ class Judge:
             center = self._options.mode == "pointwise"
             self.length_effect = length_effect(scores, self._calibration.expected, lengths, center=center)
         self.drift, self._checked_at = found, monotonic()
-        log.info(
-            "judge %s: mean difference %.3f on %d calibration rows, length effect %+.2f (standard error %.2f)",
-            self.name, found.mean_difference, found.rows, self.length_effect.beta, self.length_effect.standard_error,
-        )  # fmt: skip
+        log.info("judge %s: %s", self.name, self.summary)
 
     def _recheck(self) -> None:
         """Score the set anew when it is time, with the length effect as it was. Raises GraderError after drift."""
@@ -132,6 +129,17 @@ class Judge:
                 f"{options.tolerance:g} at most: pin the model that was calibrated, or score the set anew"
             )
         return found
+
+    @property
+    def summary(self) -> str:
+        """How it did on the calibration set, in a few words; '' before it was asked."""
+        if self.drift is None:
+            return ""
+        found, effect = self.drift, self.length_effect
+        return (
+            f"mean difference {found.mean_difference:.3f} (bias {found.bias:+.3f}) on {found.rows} rows, "
+            f"length effect {effect.beta:+.2f} ± {effect.standard_error:.2f}"
+        )
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """See monitors.rewards.types.Grader. None: no reference, no usable answer, or the judge is away."""

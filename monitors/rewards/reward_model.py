@@ -42,9 +42,11 @@ class RewardModel:
         longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
         self._max_length = min(max_length or longest, longest)
         self._tokenizer.model_max_length = 1 << 30  # lengths are checked here, without its warnings
+        self._marks = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
 
     def raw(self, samples: Sequence[Sample]) -> list[float | None]:
-        """One raw score per sample, unbounded. None: the prompt alone is too long; -inf: the answer makes it so."""
+        """One raw score per sample, unbounded. None: the prompt alone is too long. -inf: the answer makes it so, or
+        holds a special token's text, with which it could end its turn and write another."""
         tokens = [self._tokens(sample) for sample in samples]
         order = sorted((place for place, ids in enumerate(tokens) if ids), key=lambda place: len(tokens[place] or ()))
         raw: list[float | None] = [None if ids is None else float("-inf") for ids in tokens]
@@ -55,7 +57,9 @@ class RewardModel:
         return raw
 
     def _tokens(self, sample: Sample) -> list[int] | None:
-        """As TRL's RewardTrainer: the whole conversation through the chat template. [] if the answer is too long."""
+        """As TRL's RewardTrainer: the whole conversation through the chat template. [] for -inf."""
+        if any(mark in sample.completion for mark in self._marks):
+            return []
         prompt = [_plain(message) for message in sample.prompt]
         answer = {"role": "assistant", "content": sample.completion}
         ids = self._render([*prompt, answer])

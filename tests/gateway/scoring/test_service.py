@@ -187,9 +187,15 @@ def test_check(cli, cli_config):
     assert result.exit_code == 1
     first, second = json.loads(result.stdout)
     assert first["result"] == "ok" and len(first["fingerprint"]) == 64
-    assert "outside 0 to 1" in second["result"]
+    assert second["result"] == "failed" and "outside 0 to 1" in second["detail"]
     (cli_config.parent / "mine.py").write_text("def score(samples):\n    return [0.7 for _ in samples]")
     assert [line.split()[:2] for line in good(cli("reward", "--check")).splitlines()[1:]] == [["exact", "ok"], ["mine:score", "ok"]]
+
+
+def test_check_says_how_a_judge_did(cli, cli_config):
+    with scripted(five) as server:
+        append(cli_config, judge_table(cli_config.parent, server.url))
+        assert "mean difference 0.000 (bias +0.000) on 5 rows, length effect +0.00" in good(cli("reward", "--check"))
 
 
 def test_production_graders_and_where_samples_go(tmp_path):
