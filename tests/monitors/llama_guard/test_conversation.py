@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitors.llama_guard.conversation import Turn, Unreadable, alternating, turns
@@ -91,6 +91,7 @@ def test_nothing_to_judge_is_an_error_not_a_verdict(found, role):
 WHO = st.sampled_from(("user", "assistant", "data"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(Turn, WHO, st.text("abc", min_size=1, max_size=3)), min_size=1))
 def test_turns_alternate_and_no_text_is_lost(found):
     joined = alternating([*found, Turn("user", "last")], "user")

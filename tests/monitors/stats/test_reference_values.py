@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy import stats as sp
+from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
@@ -17,6 +20,7 @@ from monitors.stats import (
     adjust,
     attribution,
     betting,
+    bounded,
     changepoint,
     fixed,
     multiple,
@@ -26,6 +30,47 @@ from monitors.stats import (
     sequential,
 )
 from monitors.stats.results import InsufficientData
+
+SIGNATURES = {  # contract.md, public functions: users and checks rely on these names and defaults
+    attribution.AttributionTest: {"alpha": 0.001, "null_risk": 1.0, "risks": (1.25, 1.5, 2, 3, 5, 10, 30, 100)},
+    sequential.asymptotic_interval: {
+        "difference": None, "standard_error": None, "n": None, "alpha": 0.05, "tuning_n": 5000, "one_sided": False
+    },
+    sequential.asymptotic_p: {"difference": None, "standard_error": None, "n": None, "alpha": 0.05, "tuning_n": 5000},
+    betting.betting_e: {"x": None, "mean": None, "alpha": 0.05},
+    betting.betting_interval: {"x": None, "alpha": 0.05, "grid": 1000},
+    ratio_mismatch.RatioMismatchTest: {"weights": None, "concentration": 100},
+    ratio_mismatch.chi_square_p: {"counts": None, "weights": None},
+    fixed.two_proportion_z: {"x1": None, "n1": None, "x2": None, "n2": None},
+    fixed.newcombe_interval: {"x1": None, "n1": None, "x2": None, "n2": None, "alpha": 0.05},
+    fixed.welch: {
+        "mean1": None, "variance1": None, "n1": None, "mean2": None, "variance2": None, "n2": None, "alpha": 0.05
+    },
+    fixed.noninferiority_score: {"x1": None, "n1": None, "x2": None, "n2": None, "margin": None},
+    adjust.cuped: {"y": None, "x": None, "group": None},
+    adjust.ratio_estimate: {"numerator": None, "denominator": None},
+    power.sample_size: {"p1": None, "p2": None, "alpha": 0.05, "power": 0.8},
+    power.sample_size_noninferiority: {"p": None, "margin": None, "alpha": 0.025, "power": 0.8},
+    multiple.holm: {"p": None, "alpha": 0.05},
+    multiple.benjamini_hochberg: {"p": None, "alpha": 0.05},
+    multiple.e_benjamini_hochberg: {"e": None, "alpha": 0.05},
+    changepoint.ShiryaevRoberts: {"mean": None, "bets": (0.25, 0.5, 1.0, 1.8), "threshold": 1e4},
+    scores.expected_calibration_error: {"confidence": None, "correct": None, "bins": 10, "scheme": "width"},
+    scores.pass_at_k: {"n": None, "c": None, "k": None},
+    scores.bradley_terry: {"wins": None},
+    text.distinct_n: {"tokens": None, "n": None},
+    text.duplicate_ngram_fraction: {"tokens": None, "n": 4},
+    text.compression_ratio: {"text": None, "level": 6},
+    text.unigram_entropy: {"tokens": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", list(SIGNATURES), ids=lambda function: function.__name__)
+def test_public_names_are_those_of_the_contract(function: Callable[..., object]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    found = {p.name: None if p.default is p.empty else p.default for p in parameters}
+    assert list(found.items()) == list(SIGNATURES[function].items())
+    assert function.__doc__
 
 
 def test_attribution() -> None:
@@ -62,6 +107,29 @@ def test_betting() -> None:
     assert e[[9, 49, 99]] == pytest.approx([1.06787109, 18.29571321, 263.95946599], rel=1e-8)
     low, high = betting.betting_interval([1, 0, 1, 1, 0, 1, 1, 1, 0, 1] * 10)
     assert low < 0.7 < high and low > 0.5
+
+
+def test_bounds_from_sums() -> None:
+    def by_integration(total: float, n: float, mean: float) -> float:
+        """The averaged likelihood ratio, integrated over both priors."""
+        parts = [
+            quad(lambda q, a=a, b=b: sp.beta.pdf(q, a, b) * (q / mean) ** total * ((1 - q) / (1 - mean)) ** (n - total), 0, 1)[0]
+            for a, b in bounded.PRIORS
+        ]
+        return math.log(sum(parts) / 2)
+
+    for total, n, mean in ((0, 20, 0.1), (3, 20, 0.1), (2.5, 10, 0.4), (10, 10, 0.9)):
+        assert bounded.bounded_log_e(total, n, mean) == pytest.approx(by_integration(total, n, mean), abs=1e-6)
+    low, high = bounded.bounded_interval(3, 200)
+    assert bounded.bounded_log_e(3, 200, low) == pytest.approx(math.log(20)) == bounded.bounded_log_e(3, 200, high)
+    assert bounded.bounded_interval(0, 50).lower == 0 and bounded.bounded_interval(50, 50).upper == 1
+    assert bounded.bounded_interval(0, 1000, 0.025).upper == pytest.approx(0.00581, abs=1e-5)
+
+
+def test_betting_one_sided() -> None:
+    x = [0.0, 0.2, 0.1] * 10
+    assert betting.betting_e_below(x, 0.5)[-1] > betting.betting_e(x, 0.5)[-1] > 20
+    assert betting.betting_e_below([1 - v for v in x], 0.5)[-1] < 1
 
 
 def test_ratio_mismatch() -> None:
@@ -191,6 +259,8 @@ CANNOT = [
     lambda: sequential.asymptotic_interval(0, 0, 100),
     lambda: sequential.asymptotic_p(0, 0.1, 0),
     lambda: betting.betting_interval([]),
+    lambda: bounded.bounded_interval(0, 0),
+    lambda: sequential.asymptotic_p_above(0.1, 0, 100),
     lambda: ratio_mismatch.chi_square_p((1, 1), (1, 1)),
     lambda: adjust.cuped([1, 2, 3, 4], [1, 1, 1, 1], [0, 0, 1, 1]),
     lambda: adjust.ratio_estimate([1], [1]),
@@ -205,6 +275,11 @@ WRONG = [
     lambda: fixed.noninferiority_score(1, 5, 1, 5, 0.1),
     lambda: sequential.asymptotic_p(math.nan, 0.1, 10),
     lambda: betting.betting_e([1.5], 0.5),
+    lambda: betting.betting_e_below([0.5], 1.5),
+    lambda: bounded.bounded_interval(11, 10),
+    lambda: bounded.bounded_log_e(1, 10, 0.0),
+    lambda: bounded.bounded_interval(math.nan, 10),
+    lambda: sequential.asymptotic_p_above(math.nan, 0.1, 10),
     lambda: betting.betting_e([math.nan], 0.5),
     lambda: ratio_mismatch.RatioMismatchTest((1,)),
     lambda: ratio_mismatch.RatioMismatchTest((1, 1)).observe((-1, 0)),
