@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, desc, or_, select, update
+from sqlalchemy import Connection, RowMapping, desc, func, or_, select, update
 
 from adapters import tables
 from adapters.database import Database, bump
@@ -46,7 +46,7 @@ class RolloutStore:
             row = {
                 "route": route, "candidate": version, "stable": stable or base, "plan": plan,
                 "phase": Phase.PREPARING.value, "step": 0, "weight": 0.0, "generation": 0,
-                "started_at": now, "phase_since": now, "reason": "started", "state": {},
+                "started_at": now, "phase_since": now, "reason": "started", "state": {"cursor": _ends(connection)},
             }  # fmt: skip
             result = connection.execute(tables.rollouts.insert().values(row).returning(tables.rollouts.c.id))
             made = _rollout({"id": result.scalar_one(), "ended_at": None, **row})
@@ -134,6 +134,12 @@ class RolloutStore:
         """Append an event that changes nothing."""
         with self._database.begin() as connection:
             _append(connection, rollout.id, event, now)
+
+
+def _ends(connection: Connection) -> list[int]:
+    """The newest ids of responses and feedback: a rollout's evidence comes after them."""
+    newest = (select(func.max(table.c.id)).scalar_subquery() for table in (tables.responses, tables.feedback))
+    return [value or 0 for value in connection.execute(select(*newest)).one()]
 
 
 def hold_rows(connection: Connection, rollout: Rollout) -> None:

@@ -34,11 +34,12 @@ class Aftercare:
         self._watches: dict[int, AfterWatch] = {}
         self._looked: dict[int, float] = {}
         self._done: set[int] = set()                     # rollbacks with a report and healthy engines
+        self._given_up: set[int] = set()
 
     async def look(self, watched: Watched, route: Route | None, now: float) -> Action | None:
         """A rollback of the promoted version, if it is due. Raises DatabaseError."""
         rollout = watched.course.rollout
-        if 0 <= now - self._looked.get(rollout.id, -1e9) < EVERY:
+        if rollout.id in self._given_up or 0 <= now - self._looked.get(rollout.id, -1e9) < EVERY:
             return None
         self._looked[rollout.id] = now
         if rollout.phase is Phase.PROMOTED:
@@ -46,6 +47,10 @@ class Aftercare:
         if rollout.phase is Phase.ROLLED_BACK and rollout.id not in self._done:
             await self._rolled_back(watched, now)
         return None
+
+    def give_up(self, rollout: int) -> None:
+        """It cannot be taken back: not for us to try again and again."""
+        self._given_up.add(rollout)
 
     async def _watch(self, watched: Watched, route: Route | None, now: float) -> Action | None:
         """While it serves the route and the version before is still loaded."""

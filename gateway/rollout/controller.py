@@ -190,6 +190,9 @@ class Rollouts:
         rollout = change.rollout
         row = await asyncio.to_thread(self.stores.rollouts.get, rollout.id)
         log.warning("rollout %d: %s", rollout.id, conflict)
+        if not rollout.open:
+            self._after.give_up(rollout.id)
+            return True
         if row.generation == rollout.generation and change.action.act is not Act.HOLD:
             hold = Hold(HoldKind.INCONCLUSIVE, str(conflict), change.now)
             held = Action(

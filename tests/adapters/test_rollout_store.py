@@ -56,6 +56,15 @@ def test_it_begins_once(store, cleared, routes):
         store.get(99)
 
 
+def test_its_evidence_begins_where_the_records_end(store, cleared, database):
+    from tests.support.records import Records
+
+    records = Records(database, route="other")
+    for unit in range(3):
+        records.answer(records.stable, unit)
+    assert start(store, cleared(1)).state == {"cursor": [3, 0]}
+
+
 def test_two_that_begin_at_once(store, cleared):
     first, second = cleared(1), cleared(2)
     results: list[str] = []

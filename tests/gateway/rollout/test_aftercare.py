@@ -94,6 +94,22 @@ async def test_without_harm_the_promoted_version_stays(world: World, traffic: Tr
     assert world.rollouts.newest()[0].phase is Phase.PROMOTED and world.route().version == candidate
 
 
+async def test_what_cannot_be_taken_back_is_not_tried_again_and_again(world: World, traffic: Traffic, monkeypatch):
+    from adapters.errors import Conflict
+
+    controller, _stable, _candidate = await promoted(world, traffic)
+    tries = []
+
+    def refuse(*args, **more):
+        tries.append(args)
+        raise Conflict("version is archived")
+
+    monkeypatch.setattr("gateway.rollout.changes.serve_in", refuse)
+    traffic.ask(range(60), failing("stable"))
+    await pass_time(world, controller, 5)
+    assert len(tries) == 1 and world.rollouts.newest()[0].phase is Phase.PROMOTED
+
+
 async def test_another_version_set_by_hand_ends_the_watch(world: World, traffic: Traffic):
     controller, stable, _candidate = await promoted(world, traffic)
     await world.serve(controller, stable)
