@@ -15,7 +15,8 @@ from gateway.config import Settings
 
 def uncommented() -> str:
     text = commented_defaults()
-    example = text[text.index("# A route is") : text.index("[rollout]")]
+    start = text.index("# A route is")
+    example = text[start : text.index("\n[", start) + 1]
     return re.sub(r"(?m)^# (?=[a-z_]+ = )", "", text.replace(example, ""))
 
 
