@@ -24,26 +24,51 @@ def harm_level(spec: JudgeSpec) -> float:
     return spec.harm_alpha / max(1, sum(metric.gating for metric in spec.metrics))
 
 
-def attribution_findings(spec: JudgeSpec, bad_events: Mapping[str, Sequence[BadEvent]]) -> list[Finding]:
-    """One finding per event metric that may stop a rollout: FAIL, or INCONCLUSIVE (no alarm is no pass)."""
-    metrics = [metric for metric in spec.metrics if metric.kind == "event" and metric.gating]
-    return [_attribution(metric, bad_events.get(metric.name, ()), harm_level(spec)) for metric in metrics]
+class HarmTests:
+    """The attribution tests of a rollout. They remember: `update` only looks at what was appended since.
+
+    One per event metric that may stop a rollout. An alarm stands, whatever comes after it.
+    """
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        events = [metric for metric in spec.metrics if metric.kind == "event" and metric.gating]
+        self._watched = [_Attribution(metric, harm_level(spec)) for metric in events]
+
+    def update(self, bad_events: Mapping[str, Sequence[BadEvent]]) -> tuple[Finding, ...]:
+        """All events so far, in order, per metric → one finding each; INCONCLUSIVE without an alarm, never PASS."""
+        return tuple(watched.update(bad_events.get(watched.metric.name, ())) for watched in self._watched)
 
 
-def _attribution(metric: MetricSpec, events: Sequence[BadEvent], level: float) -> Finding:
-    if problem := events_problem(events):
-        return impossible(metric.name, "attribution", problem)
-    test, threshold = AttributionTest(level, metric.null_risk), -math.log(level)
-    alarm = next((log_e for e in events if (log_e := test.observe(e.candidate, e.share)) >= threshold), None)
-    log_e = test.log_e if alarm is None else alarm  # an alarm stands, whatever comes after it
-    reason, verdict = f"{metric.name}: no bad event", Verdict.INCONCLUSIVE
-    if events:
-        share = fmean(event.share for event in events[: test.events])
-        count = f"{test.candidate_events} of {test.events} bad events are the candidate's"
-        reason = f"{metric.name}: {count}, whose share of the traffic was {share:.3g} (log e {log_e:.2f})"
-    if alarm is not None:
-        verdict = Verdict.FAIL
-    return Finding(metric.name, "attribution", verdict, reason, log_e=log_e, threshold=threshold, n=test.events)
+class _Attribution:
+    """One metric's test with the sentence about it."""
+
+    def __init__(self, metric: MetricSpec, level: float) -> None:
+        self.metric = metric
+        self._test = AttributionTest(level, metric.null_risk)
+        self._threshold = -math.log(level)
+        self._shares = 0.0             # sum over the events
+        self._log_e = 0.0              # at the alarm, or now
+
+    def update(self, events: Sequence[BadEvent]) -> Finding:
+        test, name = self._test, self.metric.name
+        if not test.rejected:
+            if problem := events_problem(events[test.events :]):
+                return impossible(name, "attribution", problem)
+            for event in events[test.events :]:
+                self._log_e = test.observe(event.candidate, event.share)
+                self._shares += event.share
+                if test.rejected:
+                    break
+        verdict = Verdict.FAIL if test.rejected else Verdict.INCONCLUSIVE
+        reason = self._reason() if test.events else f"{name}: no bad event"
+        return Finding(
+            name, "attribution", verdict, reason, log_e=self._log_e, threshold=self._threshold, n=test.events
+        )
+
+    def _reason(self) -> str:
+        count = f"{self._test.candidate_events} of {self._test.events} bad events are the candidate's"
+        share = self._shares / self._test.events
+        return f"{self.metric.name}: {count}, whose share of the traffic was {share:.3g} (log e {self._log_e:.2f})"
 
 
 def mismatch_finding(measured: Measurements) -> Finding | None:

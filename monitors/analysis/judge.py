@@ -10,23 +10,23 @@ from collections.abc import Mapping, Sequence
 
 from monitors.analysis.checks import measurement_problem
 from monitors.analysis.comparison import compare, explore, no_data, superiority_p
-from monitors.analysis.harm import attribution_findings, mismatch_finding, pair_findings
+from monitors.analysis.harm import HarmTests, mismatch_finding, pair_findings
 from monitors.analysis.spec import JudgeSpec, MetricSpec
 from monitors.analysis.types import Analysis, BadEvent, Finding, Measurements, Verdict
 from monitors.stats.results import InsufficientData
 
 
 def harm_findings(spec: JudgeSpec, bad_events: Mapping[str, Sequence[BadEvent]]) -> tuple[Finding, ...]:
-    """The attribution tests alone, for a loop that looks after every event: any FAIL is a rollback. No numpy."""
-    return tuple(attribution_findings(spec, bad_events))
+    """The attribution tests alone: any FAIL is a rollback. A loop that looks after every event keeps a HarmTests."""
+    return HarmTests(spec).update(bad_events)
 
 
 def judge(spec: JudgeSpec, measured: Measurements) -> Analysis:
     """The judgement of a step. Pure, and every verdict carries its numbers. Never raises for bad measurements."""
-    events = attribution_findings(spec, measured.bad_events)
+    events = harm_findings(spec, measured.bad_events)
     if problem := measurement_problem(measured):
         reason = f"the measurements are impossible: {problem}"
-        return _harm(events, events) or Analysis(Verdict.ERROR, reason, tuple(events))
+        return _harm(events, events) or Analysis(Verdict.ERROR, reason, events)
     split = mismatch_finding(measured)
     compared = pair_findings(spec, measured) if spec.shadow else _comparisons(spec, measured)
     findings = [*([split] if split else []), *events, *compared]

@@ -10,6 +10,7 @@ from monitors.analysis import (
     ArmSums,
     BadEvent,
     Decision,
+    HarmTests,
     JudgeSpec,
     Measurements,
     MetricSpec,
@@ -50,6 +51,18 @@ def test_an_alarm_stands_whatever_comes_later():
     events = [MINE] * 8 + [THEIRS] * 2000
     assert harm_findings(SPEC, {"error": events})[0].verdict is Verdict.FAIL
     assert harm_findings(SPEC, {"error": [THEIRS] * 2000})[0].verdict is Verdict.INCONCLUSIVE
+
+
+def test_tests_that_remember_find_the_same_as_those_that_start_anew():
+    kept, seen = HarmTests(SPEC), []
+    for number in range(200):
+        seen.append(BadEvent(number % 9 == 0, (0.01, 0.05, 0.25)[number // 70]))
+        found = kept.update({"error": seen, "empty": seen[::2]})
+        if number % 20 == 0 or found[0].verdict is Verdict.FAIL:
+            assert found == harm_findings(SPEC, {"error": seen, "empty": seen[::2]})
+    assert found[0].verdict is Verdict.FAIL and found[0].n < 200
+    broken = HarmTests(SPEC)
+    assert broken.update({"error": [BadEvent(True, 2.0)]})[0].verdict is Verdict.ERROR
 
 
 def test_no_event_is_no_pass():
