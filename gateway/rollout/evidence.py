@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from adapters.evidence_store import EvidenceStore, Occurrence
 from gateway.rollout.arms import CANDIDATE, SHADOW, STABLE, Course, odds
 from gateway.rollout.plan import Plan
-from monitors.analysis import BadEvent, Finding, JudgeSpec, harm_findings
+from monitors.analysis import BadEvent, Finding, HarmTests, JudgeSpec
 
 OVERLAP = 1000         # ids read again each time: writers commit out of order
 LOOK_BACK = 10.0       # seconds after which a record that was being written is certainly visible …
@@ -50,6 +50,10 @@ class Evidence:
     _last_event: int = 0
     _seen: set[tuple[str, bytes]] = field(default_factory=set)
     _looked_back: float = -1e9
+    _harm: HarmTests = field(init=False)                                  # only looks at what is new
+
+    def __post_init__(self) -> None:
+        self._harm = HarmTests(self.spec)
 
     @property
     def cursor(self) -> tuple[int, int]:
@@ -101,7 +105,7 @@ class Evidence:
         for event in stored:
             self.events.setdefault(event.metric, []).append(BadEvent(event.candidate, event.share))
             self._last_event = event.id
-        self.findings = harm_findings(self.spec, self.events)
+        self.findings = self._harm.update(self.events)
         return bool(stored)
 
 
