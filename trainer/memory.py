@@ -1,4 +1,4 @@
-"""How much GPU memory a run will need, before it starts. An estimate from shapes; it errs on the large side.
+"""How much GPU memory and disk a run will need, before it starts. Estimates from shapes; they err on the large side.
 
 Weights and optimizer: every frozen weight once; every LoRA weight in float32 with its gradient and two moments of Adam
 (16 bytes). Activations: with gradient checkpointing each layer keeps its input (2 bytes a number), and one layer at a
@@ -9,11 +9,13 @@ its attention term, as attention kernels do not keep the scores). Logits: 16 bit
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from adapters.base import BaseModelInfo
 from adapters.errors import TrainingError
-from trainer.config import Algorithm
+from trainer.config import Algorithm, LoraSettings
 
 NF4_BYTES = 0.5 + 4 / 64
 """A 4-bit number, and a float32 scale for each block of 64."""
@@ -72,14 +74,38 @@ def estimate(shape: Shape, algorithm: Algorithm, bytes_per_weight: float) -> Est
     )
 
 
-def shape_of(base: BaseModelInfo, rank: int, batch: int, length: int, *, checkpointing: bool) -> Shape:
-    """The shape of a run on `base`: every linear layer gets a LoRA of `rank`."""
+def shape_of(base: BaseModelInfo, lora: LoraSettings, batch: int, length: int, *, checkpointing: bool) -> Shape:
+    """The shape of a run on `base`."""
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     hidden = int((config.get("text_config") or config)["hidden_size"])
-    sizes = [out * inside for out, inside in base.modules.values()]
-    linear = [(out, inside) for name, (out, inside) in base.modules.items() if ".layers." in name]
-    lora = sum(rank * (out + inside) for out, inside in linear)
-    return Shape(sum(sizes), base.num_layers, hidden, base.vocab_size, lora, batch, length, checkpointing)
+    parameters = sum(out * inside for out, inside in base.modules.values())
+    small = lora_parameters(base, lora)
+    return Shape(parameters, base.num_layers, hidden, base.vocab_size, small, batch, length, checkpointing)
+
+
+def lora_parameters(base: BaseModelInfo, lora: LoraSettings) -> int:
+    """Numbers in lora_A and lora_B: of the named modules, or of every layer's (for "all-linear" and patterns)."""
+    names = lora.target_modules if isinstance(lora.target_modules, tuple) else ()
+    linear = [
+        size for name, size in base.modules.items() if ".layers." in name and (not names or name.endswith(names))
+    ]
+    return sum(lora.r * (out + inside) for out, inside in linear)
+
+
+def check_disk(folder: Path, parameters: int, checkpoints: int) -> None:
+    """Raises TrainingError when the disk of `folder` cannot hold a run.
+
+    A checkpoint is the LoRA in float32 with two moments of Adam; one more is written before the oldest goes, and the
+    adapter is there twice more.
+    """
+    needed = parameters * 4 * (3 * (checkpoints + 1) + 2) + (1 << 20)
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise TrainingError(
+            f"the disk of {folder} has {free / 2**20:,.0f} MiB free, the run needs about {needed / 2**20:,.0f} MiB: "
+            "free space, or set output_dir"
+        )
 
 
 def check(needed: Estimate, free: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 
+from adapters.errors import UnderstudyError
 from adapters.registry import Registry
 from trainer import memory, ranks
 from trainer.base_checks import Bases
@@ -35,7 +36,7 @@ def train(plan: Plan, registry: Registry, *, resume: bool, say: Say) -> str:
     with training_session(job.config.threads), _run_directory(plan, resume=resume) as finished:
         if finished is not None:
             return finished
-        with guarded(job.run.path):
+        with _reported(job), guarded(job.run.path):
             job = _at_its_checkpoint(job)
             if job.resume_from is not None and is_first():
                 say(f"going on from step {job.resume_from.name.rpartition('-')[2]}")
@@ -48,6 +49,19 @@ def train(plan: Plan, registry: Registry, *, resume: bool, say: Say) -> str:
 
 
 @contextlib.contextmanager
+def _reported(job: Job) -> Iterator[None]:
+    """report.html at the end of a run, also of one that failed: that is when people look."""
+    from trainer.report import write_report
+
+    try:
+        yield
+    finally:
+        if is_first():
+            with contextlib.suppress(UnderstudyError, OSError):  # a report that cannot be written fails no run
+                write_report(job.run.path)
+
+
+@contextlib.contextmanager
 def _run_directory(plan: Plan, *, resume: bool) -> Iterator[str | None]:
     """The run's folder, made or found, and held; yields the version if the run has ended already."""
     job = plan.job
@@ -57,6 +71,8 @@ def _run_directory(plan: Plan, *, resume: bool) -> Iterator[str | None]:
         PartialState(cpu=job.dtype == "float32")
     with contextlib.ExitStack() as stack:
         if is_first():
+            kept = int(job.config.trainer.get("save_total_limit") or 2)
+            memory.check_disk(job.run.path, memory.lora_parameters(job.base, job.config.lora), kept)
             stack.enter_context(job.run.locked())
             job.run.start(frozen(plan), environment(), resume=resume)
             job.run.write_json(job.run.data_report, job.dataset.report)
@@ -75,14 +91,12 @@ def _at_its_checkpoint(job: Job) -> Job:
 
 def _publish(job: Job, outcome: Outcome, registry: Registry, bases: Bases) -> str:
     from trainer.publish import publish
-    from trainer.report import write_report
 
     made = publish(job, outcome, registry, bases, actor=actor())
     job.run.write_json(job.run.result, {
         "version": made.name, "digest": made.digest, "step": outcome.step, "marks": dict(outcome.marks),
         "facts": dict(outcome.facts),
     })  # fmt: skip
-    write_report(job.run.path)
     return made.name
 
 
@@ -97,7 +111,7 @@ def _check_memory(job: Job, say: Say) -> None:
     options = arguments(job)
     length = getattr(options, "max_length", None) or job.context_length
     shape = memory.shape_of(
-        job.base, job.config.lora.r, options.per_device_train_batch_size, length,
+        job.base, job.config.lora, options.per_device_train_batch_size, length,
         checkpointing=bool(options.gradient_checkpointing),
     )  # fmt: skip
     per_weight = memory.NF4_BYTES if job.config.quantization == "nf4" else {"float32": 4.0}.get(job.dtype, 2.0)

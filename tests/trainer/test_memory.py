@@ -2,7 +2,8 @@ import pytest
 
 from adapters.base import read_base, resolve_base
 from adapters.errors import TrainingError
-from trainer.memory import CONTEXT, NF4_BYTES, Shape, check, estimate, shape_of
+from trainer.config import LoraSettings
+from trainer.memory import CONTEXT, NF4_BYTES, Shape, check, check_disk, estimate, lora_parameters, shape_of
 
 SMALL = Shape(parameters=1000, layers=2, hidden=10, vocabulary=100, lora_parameters=50, batch=4, length=5)
 
@@ -33,11 +34,13 @@ def test_an_8b_model_has_a_plausible_size():
 
 def test_the_shape_of_the_demo_base():
     base = read_base(resolve_base("demo"))
-    shape = shape_of(base, 16, 32, 96, checkpointing=False)
+    shape = shape_of(base, LoraSettings(r=16), 32, 96, checkpointing=False)
     assert (shape.layers, shape.hidden, shape.vocabulary) == (4, 128, 264)
     assert 0.7e6 < shape.parameters < 1.0e6
     linear = [size for name, size in base.modules.items() if ".layers." in name]
     assert shape.lora_parameters == sum(16 * (out + inside) for out, inside in linear)
+    q_only = LoraSettings(r=16, target_modules=("q_proj",))
+    assert lora_parameters(base, q_only) == 4 * 16 * (128 + 128)
 
 
 def test_a_run_that_cannot_fit_is_refused():
@@ -45,3 +48,9 @@ def test_a_run_that_cannot_fit_is_refused():
     check(needed, needed.total)
     with pytest.raises(TrainingError, match=r"memory: about 0\.8 GiB .* but the GPU has 0\.5 GiB free"):
         check(needed, 0.5 * 2**30)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_run(small_disk):
+    check_disk(small_disk / "runs" / "a", 10_000, 2)
+    with pytest.raises(TrainingError, match=r"has 2 MiB free, the run needs about 9 MiB: free space, or set output_dir"):
+        check_disk(small_disk / "runs" / "a", 200_000, 2)

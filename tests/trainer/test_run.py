@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -100,13 +101,25 @@ def test_a_changed_run_is_not_resumed(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(tmp_path, small_disk):
-    file = training.run_file(tmp_path, "sft", save_steps=1, max_steps=3)
-    file.write_text(file.read_text().replace('"runs/sft"', f'"{small_disk}/run"'))
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(tmp_path, small_disk, monkeypatch):
+    """Somebody else fills the disk after the first step."""
+    from trainer.callbacks import Divergence
+
     filler = small_disk / "filler"
-    filler.write_bytes(b"x" * (1 << 20))
-    with pytest.raises(TrainingError, match=f"the disk of {small_disk}/run is full: free space, then go on with --resume"):
+
+    def fill(self, args, state, control, **more):
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            file.write(b"x" * (4 << 20))
+
+    text = '[lora]\nr = 1\nlora_alpha = 2\ntarget_modules = ["q_proj"]\n'
+    file = training.run_file(tmp_path, "sft", text=text, save_steps=1, max_steps=3)
+    file.write_text(file.read_text().replace('"runs/sft"', f'"{small_disk}/run"'))
+    monkeypatch.setattr(Divergence, "on_log", fill)
+    with pytest.raises(TrainingError, match=r"full: free space, then|No space left on device: free space, then --resume"):
         training.run("sft", file)
+    monkeypatch.undo()
+    filler.unlink()
+    assert training.run("sft", file, resume=True)[1].startswith("support@")
 
 
 @pytest.mark.slow
