@@ -30,7 +30,7 @@ def test_an_equal_version_is_promoted():
 
 def test_a_harmful_version_is_rolled_back_long_before_a_poll():
     outcomes = simulate(FAST, Traffic(rps=20, units=4000, relative_risk=10), runs=12, seed=2)
-    assert {(o.decision, o.cause, o.step) for o in outcomes} == {("rollback", "error", 1)}
+    assert {(o.decision, o.cause) for o in outcomes} == {("rollback", "error")}
     assert sorted(o.seconds for o in outcomes)[6] < 130
     assert all(o.bad_requests == pytest.approx(o.candidate_requests * 0.1) for o in outcomes)
 
