@@ -100,6 +100,8 @@ def load_run_config(path: Path, algorithm: Algorithm) -> RunConfig:
         raise ConfigError(f"{path}: {algorithm} needs a [[reward]] to train on (one without gold = true)")
     if algorithm not in RL and trained:
         raise ConfigError(f"{path}: {algorithm} trains on no reward: mark [[reward]] {trained[0].name!r} gold = true")
+    if algorithm == "reward-model" and config.reward:
+        raise ConfigError(f"{path}: a reward model is judged on held-out pairs: leave [[reward]] out")
     if config.data.general and algorithm != "sft":
         raise ConfigError(f"{path}: data.general is for sft; {algorithm} has its KL reference against forgetting")
     if bool(config.data.general) != (config.data.general_share > 0):

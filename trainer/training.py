@@ -79,10 +79,16 @@ def gold_monitor(job: Job, tokenizer: Any, proxy: Proxy | None = None) -> Health
     graders = build_graders(specs, job.folder, find_version=stored_version(job.installation))
     prepare(graders)
     watched = Watched(
-        rows[: job.config.health.prompts], proxy, Composite(graders, specs, "gold"),
+        rows[: job.config.health.prompts], proxy, Composite(graders, specs, "gold"), max_tokens=longest_answer(job),
         reference="ref" if job.init_from else None,
     )  # fmt: skip
     return HealthMonitor(watched, job.config.health, job.run, tokenizer, seed=job.config.seed)
+
+
+def longest_answer(job: Job) -> int:
+    """Tokens that a watched answer may take: twice the longest one that is trained on, so that babble shows."""
+    longest = max((s.trained for row in job.dataset.rows for s in row.sequences), default=128)
+    return min(2 * longest, job.context_length // 2)
 
 
 def without_reference(kind: Any) -> Any:

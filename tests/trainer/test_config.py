@@ -36,6 +36,7 @@ def test_paths_are_relative_to_the_file_and_one_file_is_a_list(tmp_path):
         (PLAIN, "grpo", "grpo needs a [[reward]] to train on"),
         (PLAIN + REWARD + "gold = true\n", "rloo", "rloo needs a [[reward]]"),
         (PLAIN + REWARD, "dpo", "dpo trains on no reward: mark [[reward]] 'exact' gold = true"),
+        (PLAIN + REWARD + "gold = true\n", "reward-model", "leave [[reward]] out"),
         (PLAIN + '[completions]\nsource = "vllm"\n' + REWARD, "grpo", "needs completions.url"),
         (PLAIN.replace('train = "rows.jsonl"', "train = []"), "sft", "data.train"),
     ],
