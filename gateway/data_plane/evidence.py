@@ -1,8 +1,8 @@
 """Looks at sampled answers after they have left: text statistics, and samples for the graders. In a thread of its own.
 
-The loop only appends to a bounded queue. The thread takes one answer at a time and gives the interpreter away in
-between, so that no request waits for more than one answer's statistics. Texts are dropped as soon as they are looked
-at; what stays are numbers: rows of `scores` and `shadow_pairs`, and histograms.
+The loop only appends to a bounded queue. While the thread works, the loop waits for the interpreter for at most the
+worker's switch interval (server.SWITCH). Texts are dropped as soon as they are looked at; what stays are numbers: rows
+of `scores` and `shadow_pairs`, and histograms.
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ class Evidence:
                     self._look(item)
                 except Exception:  # one odd answer must not end the thread
                     logger.exception("bug while looking at an answer")
-                time.sleep(0)
             if self._texts:
                 found, self._texts = self._texts, []
                 self._in_loop(partial(self._count, found))
