@@ -61,7 +61,7 @@ def load_guard(settings: ScreeningSettings, base_dir: Path, observe: Observe = l
     judge, backend = load_parts(settings, path)
     batcher = Batcher(
         backend, judge.policy.ask_above, size=settings.max_batch, tokens=settings.max_batch_tokens,
-        limit=settings.queue, observe=observe,
+        limit=max(settings.queue, 2 * settings.max_windows), observe=observe,  # the longest text alone is no overload
     )  # fmt: skip
     return Guard(judge, backend, batcher, self_test_of(path))
 

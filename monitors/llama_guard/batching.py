@@ -61,8 +61,8 @@ class Batcher:
         new = [prompt for prompt, known in zip(prompts, found, strict=True) if known is None]
         if not new:
             return [known for known in found if known is not None]
-        if self.waiting and self.waiting + len(new) > self._limit:
-            raise Overloaded(f"{self.waiting} texts wait already, {self._limit} may")
+        if self.waiting + len(new) > self._limit:
+            raise Overloaded(f"{self.waiting} prompts wait, {len(new)} more are too many: {self._limit} may")
         job = _Job(new)
         self.waiting += len(new)
         self._jobs.append(job)

@@ -125,7 +125,7 @@ def test_too_much_at_once_is_refused_and_what_was_taken_is_answered(guard):
     assert {answer.status_code for answer in answers} == {200, 503}
     for one in answers:
         if one.status_code == 503:
-            assert one.headers["retry-after"] == "1" and "wait already" in one.json()["error"]["message"]
+            assert one.headers["retry-after"] == "1" and "more are too many" in one.json()["error"]["message"]
         else:
             assert len(one.json()["results"]) == 60
     assert metric(guard, "guard_refused_total") > refused

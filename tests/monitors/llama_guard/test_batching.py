@@ -90,12 +90,13 @@ async def test_a_pass_is_bounded_by_its_tokens_padding_included(batcher, backend
     assert (await batcher.score(prompts(7, length=500)))[0].margin == 7.0, "a prompt alone always fits"
 
 
-async def test_too_much_waiting_is_refused_but_a_long_text_alone_is_not(batcher, backend):
-    assert len(await batcher.score(prompts(*range(1, 41)))) == 40
+async def test_too_much_waiting_is_refused(batcher, backend):
+    with pytest.raises(Overloaded, match="0 prompts wait, 21 more"):
+        await batcher.score(prompts(*range(1, 22)))
     backend.free.clear()
     running = asyncio.create_task(batcher.score(prompts(*range(100, 120))))
     await settled(lambda: batcher.waiting == 16)
-    with pytest.raises(Overloaded, match="16 texts wait"):
+    with pytest.raises(Overloaded, match="16 prompts wait, 5 more are too many: 20 may"):
         await batcher.score(prompts(*range(200, 205)))
     backend.free.set()
     assert len(await running) == 20
