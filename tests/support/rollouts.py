@@ -27,8 +27,9 @@ def open_rollout(gateway: Gateway) -> int:
 class Published:
     """The arms of one rollout. `publish` gives the candidate a share, and says what else there is."""
 
-    def __init__(self, gateway: Gateway, engines: dict[str, str]) -> None:
+    def __init__(self, gateway: Gateway, engines: dict[str, str], models: tuple[str, str] = (STABLE, OTHER)) -> None:
         self.gateway, self.engines = gateway, engines
+        self.stable, self.candidate = models  # as the engines call them
         self.rollout = open_rollout(gateway)
         self.step = 0
 
@@ -39,14 +40,15 @@ class Published:
         """`testers`: hashes of units that get the candidate; `mirror`: sample, concurrency, ceiling, timeout."""
         names = tuple(self.engines)
         stable = self.assignment(STABLE, "stable", 1 - share)
-        arms = [Arm(stable, "stable", STABLE, STABLE, share, 1.0, names)]
+        arms = [Arm(stable, "stable", STABLE, self.stable, share, 1.0, names)]
         if share:
             candidate = self.assignment(OTHER, "candidate", share)
-            arms.insert(0, Arm(candidate, "candidate", OTHER, OTHER, 0.0, share, names))
+            arms.insert(0, Arm(candidate, "candidate", OTHER, self.candidate, 0.0, share, names))
         shadow = None
         if mirror:
             bounds = {"sample": 1.0, "concurrency": 4, "ceiling": 1000, "timeout": 5.0} | mirror
-            shadow = Shadow(self.assignment(OTHER, "shadow", bounds["sample"]), OTHER, OTHER, names, **bounds)
+            mirrored = self.assignment(OTHER, "shadow", bounds["sample"])
+            shadow = Shadow(mirrored, OTHER, self.candidate, names, **bounds)
         pinned_by_hand = tuple(Tester(u, self.assignment(OTHER, "tester", 1.0), "candidate") for u in testers)
         route = RouteState("support", "salt", tuple(arms), self.rollout, shadow, pinned_by_hand, breaker)
         assign = self.gateway.fleet.assignment

@@ -15,7 +15,8 @@ from scipy.stats import chisquare
 
 from adapters import tables
 from adapters.keys import create_key
-from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Shadow, Snapshot, Tester, check_partition
+from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Shadow, Snapshot, check_partition
+from adapters.snapshot import Tester as PinnedUnit
 from gateway.data_plane import routing
 from gateway.data_plane.breaker import Breakers
 from gateway.data_plane.endpoints import CHAT as CHAT_ENDPOINT
@@ -92,7 +93,7 @@ SHADOW = Shadow(8, OTHER, OTHER, (), 0.1, 2, 10)
 
 
 def test_a_tester_gets_the_candidate_and_is_no_evidence() -> None:
-    testers = (Tester(UNIT.hex(), 7, "candidate"), Tester("00" * 8, 6, "stable"))
+    testers = (PinnedUnit(UNIT.hex(), 7, "candidate"), PinnedUnit("00" * 8, 6, "stable"))
     for arms, shadow in (
         ((arm("candidate", 0, 0.1, 2, OTHER), arm("stable", 0.1, 1, 1)), None),
         ((arm("stable", 0, 1, 1),), SHADOW),  # before the ramp the version is known from the shadow
@@ -115,7 +116,7 @@ def test_an_operator_may_name_the_arm() -> None:
     running = table(*arms, rollout=1)
     assert (ask(running, b"candidate").version, ask(running, b"candidate").assignment) == (OTHER, 5)
     assert (ask(running, b"stable").version, ask(running, b"stable").assignment) == (STABLE, 4)
-    tested = table(*arms, rollout=1, testers=(Tester("", 7, "candidate"),))
+    tested = table(*arms, rollout=1, testers=(PinnedUnit("", 7, "candidate"),))
     assert (ask(tested, b"candidate").assignment, ask(tested, b"candidate").arm) == (7, "tester")
     for found, wanted, operator, status in (
         (running, b"candidate", False, 403), (running, b"stable", False, 403), (running, b"best", True, 400),
@@ -153,10 +154,10 @@ async def test_workers_agree_testers_are_theirs_and_only_operators_choose(tmp_pa
                 assert {v for versions in seen for v in versions} == {STABLE, OTHER}
                 assert {await version("tess") for _ in range(10)} == {OTHER}
                 wish = {"x-understudy-arm": "candidate"}
-                assert {await version(f"u{n}", boss, **wish) for n in range(10)} == {"400"}  # OTHER is not pinned
+                assert {await version(f"u{n}", boss, **wish) for n in range(10)} == {OTHER}
                 assert {await version(f"u{n}", boss, **{"x-understudy-arm": "stable"}) for n in range(10)} == {STABLE}
                 assert await version("u1", team, **wish) == "403"
             assert gateway.stop() == 0
             arms = {a["id"]: a["arm"] for a in rows(gateway, tables.assignments)}
             by_arm = Counter(arms[r["assignment"]] for r in rows(gateway, tables.responses))
-            assert by_arm["tester"] == 10 and by_arm["pinned"] == 10
+            assert by_arm["tester"] == 20 and by_arm["pinned"] == 10
