@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from adapters.base import BaseModelInfo, read_base, resolve_base
 from adapters.database import Database, open_database
 from adapters.settings import DatabaseSettings
 
 pytest_plugins = [f"tests.support.{name}" for name in ("left_out", "postgres", "disk", "commands", "stack", "engine")]
+
+# How long an example takes says how busy the machine is: no property test may fail for that.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
