@@ -1,7 +1,7 @@
 """Records of answers, feedback and evidence, written in batches by the workers. No texts but a feedback's comment.
 
 Rows reach the driver as tuples, without SQLAlchemy's work on every row: on SQLite by its cursor's executemany, on
-PostgreSQL by COPY (docs/benchmarks.md has what each costs).
+PostgreSQL by COPY (docs/shadow.md has what each costs).
 """
 
 from __future__ import annotations

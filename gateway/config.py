@@ -119,7 +119,9 @@ class RewardSettings(Section):
     """`[rewards]`: graders for production (docs/rewards.md), and the service `understudy reward` that runs them."""
 
     grader: tuple[RewardSpec, ...] = Field((), description="the graders, each a [[rewards.grader]]; none = no scoring")
-    sample: float = Field(0.1, ge=0, le=1, description="share of answers that are scored")
+    sample: float = Field(
+        0.1, ge=0, le=1, description="share of answers outside rollouts that are looked at: statistics and scores"
+    )
     url: str = Field("", description="a scoring service elsewhere; empty = the one of this file, on host and port")
     host: str = Field("127.0.0.1", description="address of the service; beyond loopback it needs api_key")
     port: Port = Field(8083, description="port of the service")
