@@ -97,7 +97,7 @@ class Lane:
         began = time.perf_counter()
         try:
             scores, failed = self._checked(samples), 0
-        except GraderError as error:
+        except UnderstudyError as error:
             self._complain(error)
             alone = [self._alone(sample) for sample in samples] if len(samples) > 1 else [None]
             scores, failed = [one[0] if one else None for one in alone], sum(one is None for one in alone)
@@ -107,7 +107,7 @@ class Lane:
     def _alone(self, sample: Sample) -> Scores | None:
         try:
             return self._checked([sample])
-        except GraderError as error:
+        except UnderstudyError as error:
             self._complain(error)
             return None
 
@@ -118,7 +118,7 @@ class Lane:
                 raise GraderError(f"grader {self.name!r} gave {score!r}, which is not in 0..1")
         return scores
 
-    def _complain(self, error: GraderError) -> None:
+    def _complain(self, error: UnderstudyError) -> None:
         """At most one line a minute."""
         now = time.monotonic()
         if now - self._complained > 60.0 or not self._complained:

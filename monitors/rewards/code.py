@@ -12,6 +12,7 @@ The column holds one of:
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import secrets
@@ -21,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from adapters.errors import GraderError
+from adapters.errors import ConfigError, GraderError
 from adapters.settings import Section
 from monitors.rewards import code_runners
 from monitors.rewards.base import OneByOne, shown
@@ -30,6 +31,8 @@ from monitors.rewards.sandbox import Limits, Ran, Sandbox
 from monitors.rewards.types import Place, Sample, Scores
 
 _MAX_CODE = 100_000        # characters; longer code is no answer
+log = logging.getLogger("understudy.rewards")
+
 _LANGUAGES = ("", "py", "python", "python3")
 
 
@@ -51,7 +54,7 @@ class CodeOptions(Section):
     workers: int = Field(0, ge=0, le=256, description="runs at the same time; 0 = one for each CPU, 8 at most")
     python: str = Field("", description="interpreter, such as a virtual environment's; empty = ours, without packages")
     allow_network: bool = Field(
-        False, description="run without walls where namespaces do not work: code then reaches network and files"
+        False, description="where namespaces do not work, run without walls: code then reaches network and files"
     )
 
 
@@ -63,10 +66,11 @@ class Code(OneByOne[CodeOptions]):
 
     def __init__(self, name: str, options: CodeOptions, place: Place) -> None:
         super().__init__(name, options, place)
-        limits = Limits(
+        self._limits = Limits(
             options.timeout, options.cpu, options.memory_mib, options.disk_mib, options.processes, options.output_kib
         )
-        self._sandbox = Sandbox(limits, python=options.python, walls=not options.allow_network)
+        self._sandbox = Sandbox(self._limits, python=options.python)
+        self._works = False
         self._workers = options.workers or min(8, os.cpu_count() or 1)
 
     def parts(self) -> dict[str, Any]:
@@ -74,11 +78,22 @@ class Code(OneByOne[CodeOptions]):
         return {"python": self._sandbox.version, "runners": [code_runners.CALLS, code_runners.ASSERTS]}
 
     def prepare(self) -> None:
-        """Does the sandbox work here? Raises ConfigError when it does not."""
-        self._sandbox.check()
+        """Find out what works here. Raises ConfigError when code can be run neither behind walls nor as allowed."""
+        if self._works:
+            return
+        try:
+            self._sandbox.check()
+        except ConfigError as error:
+            if not self.options.allow_network:
+                raise
+            log.warning("reward %s runs untrusted code without walls: %s", self.name, error)
+            self._sandbox = Sandbox(self._limits, python=self.options.python, walls=False)
+            self._sandbox.check()
+        self._works = True
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """See monitors.rewards.types.Grader. Runs several at once. Raises GraderError for tests that are none."""
+        self.prepare()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="code") as pool:
             return list(pool.map(self.grade, samples))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from adapters.errors import ConfigError, GraderError
-from monitors.rewards import code_runners
+from monitors.rewards import code_runners, sandbox, sandbox_launcher
 from monitors.rewards.build import build_grader
 from monitors.rewards.code import code_of, equal
 from monitors.rewards.settings import RewardSpec
@@ -136,3 +139,21 @@ def test_the_fingerprint_knows_the_harness(monkeypatch):
     assert grader(memory_mib=256).fingerprint != before
     monkeypatch.setattr(code_runners, "CALLS", "changed")
     assert grader().fingerprint != before
+
+
+def test_without_namespaces_it_runs_only_where_that_is_allowed(monkeypatch, tmp_path, caplog):
+    python = "" if os.getuid() else "/usr/bin/python3"
+    if python and not Path(python).exists():
+        pytest.skip("root drops to another user, which needs a Python that every user may run")
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text(
+        "import json, os, sys\n"
+        "walls = json.loads(os.pread(int(sys.argv[1]), 1 << 20, 0))['walls']\n"
+        "if walls: sys.exit(sys.stderr.write('unshare: Operation not permitted') and 125)\n"
+        f"os.execv(sys.executable, [sys.executable, '-I', '-S', {sandbox_launcher.__file__!r}, sys.argv[1]])\n"
+    )
+    monkeypatch.setattr(sandbox, "_LAUNCHER", str(launcher))
+    with pytest.raises(ConfigError, match="Operation not permitted; allow unprivileged user namespaces"):
+        score(grader(python=python), GOOD, CALLS)
+    assert score(grader(python=python, allow_network=True), GOOD, CALLS) == 1.0
+    assert "runs untrusted code without walls" in caplog.text
