@@ -95,19 +95,11 @@ def test_killed_and_resumed_is_uninterrupted(program, whole, tmp_path, algorithm
 
 
 @pytest.mark.slow
-def test_killed_before_its_first_checkpoint_it_begins_anew(program, whole, tmp_path):
-    folder = tmp_path / "killed"
-    assert program.train("grpo", folder, die_at=1) == -9
-    assert program.train("grpo", folder) == 0
-    assert digest(folder) == digest(whole["grpo"])
-    assert numbers(folder) == numbers(whole["grpo"])
-
-
-@pytest.mark.slow
 def test_a_continued_adapter_keeps_its_reference_when_resumed(program, whole, tmp_path):
     start_from = {"init_from": str(whole["grpo"] / "run" / "last")}
     expected, folder = tmp_path / "whole", tmp_path / "killed"
     assert program.train("grpo", expected, **start_from) == 0
+    assert program.train("grpo", folder, die_at=1, **start_from) == -9  # before its first checkpoint: it begins anew
     assert program.train("grpo", folder, die_at=5, **start_from) == -9
     assert not list((folder / "run" / "checkpoints").glob("checkpoint-*/ref"))
     assert program.train("grpo", folder, **start_from) == 0

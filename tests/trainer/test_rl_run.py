@@ -10,6 +10,8 @@ import pytest
 from tests.support.tree import ROOT
 from trainer.demo import world
 from trainer.installation import load_installation, open_registry
+from trainer.plan import plan_run
+from trainer.run import train
 from trainer.run_directory import RunDirectory
 
 FILE = """
@@ -68,10 +70,17 @@ def prepared(folder, processes):
     return folder
 
 
-def train(folder, processes):
-    """The version's name, the last line printed."""
+def train_here(folder):
+    """The version's name, from a run in this process."""
+    plan = plan_run("grpo", folder / "train.toml", folder / "understudy.toml", quiet=True)
+    with open_registry(plan.job.installation) as registry:
+        return train(plan, registry, resume=False, say=print)
+
+
+def train_in_two(folder):
+    """The version's name, from two processes: the last line they print."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
-                "127.0.0.1:0"] if processes == 2 else []  # fmt: skip
+                "127.0.0.1:0"]  # fmt: skip
     command = [sys.executable, *launcher, str(folder / "program.py"), str(folder / "train.toml"),
                str(folder / "understudy.toml")]  # fmt: skip
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
@@ -87,7 +96,7 @@ def rewards(folder):
 @pytest.mark.slow
 def test_two_processes_have_the_mean_reward_of_one_and_register_one_version(tmp_path):
     one, two = prepared(tmp_path / "one", 1), prepared(tmp_path / "two", 2)
-    names = train(one, 1), train(two, 2)
+    names = train_here(one), train_in_two(two)
     a, b = rewards(one), rewards(two)
     print(names, statistics.mean(a), statistics.mean(b))
     assert len(a) == len(b) == 8

@@ -101,4 +101,4 @@ def test_schulman_s_estimator_is_what_grpo_logs_and_agrees_with_the_whole_distri
     assert seen["logs"]["kl"] == pytest.approx(float(k3.mean()), rel=1e-2)
     error = float(k3.std()) / len(k3) ** 0.5  # one is exact, the other sampled
     assert movement(model, answers).kl == pytest.approx(float(k3.mean()), abs=5 * error)
-    assert float(k3.mean()) > 5 * error
+    assert float(k3.mean()) > 3 * error
