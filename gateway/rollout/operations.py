@@ -65,8 +65,8 @@ def set_weight(store: RolloutStore, route: str, weight: float, **who: Any) -> Ro
     def action(rollout: Rollout, memory: Memory, now: float, actor: str, reason: str) -> tuple[Action, Memory]:
         plan = from_json(rollout.plan)
         top = 1.0 - plan.holdout_share
-        if not 0 < weight < 1 or weight > top:
-            most = f"below {top:.4g}" if top < 1 else "below 100%"
+        if not 0 < weight < top:  # someone has to be left to compare with
+            most = f"below {100 * top:.4g}%"
             raise ConfigError(f"a weight is above 0% and {most}: use promote for all traffic, rollback for none")
         if rollout.phase is Phase.PREPARING:
             raise Conflict(f"rollout {rollout.id} is still preparing: the candidate is not loaded everywhere yet")
