@@ -148,3 +148,43 @@ async def test_manual_approval_holds(world: World, traffic: Traffic):
     assert held.open and held.state["hold"]["kind"] == "approval"
     resume(world.rollouts, "r", actor="alice", now=world.clock.now)
     await until(world, controller, Phase.PROMOTED)
+
+
+async def test_two_routes_do_not_disturb_each_other(world: World, traffic: Traffic):
+    controller, stable, candidate = await serving(world)
+    other = world.push("s", seed=3)
+    bad = begin(world, candidate)
+    good = begin(world, other, route="s")
+    for _ in range(10):
+        await world.ticks(controller, 1, seconds=0.5)
+        if all(world.rollouts.get(r.id).phase is Phase.RAMP for r in (bad, good)):
+            break
+    Traffic(world, "s").ask(range(200))
+    traffic.ask(range(100), failing("candidate"))
+    await controller.look()
+    assert world.rollouts.get(bad.id).phase is Phase.ROLLED_BACK and world.rollouts.get(good.id).open
+    assert [arm.version for arm in world.published("r").arms] == [stable]
+    assert {arm.version for arm in world.published("s").arms} == {other, world.base.version}
+
+
+async def test_a_bug_in_one_rollout_holds_up_nobody_else(world: World, traffic: Traffic, monkeypatch, caplog):
+    controller, _stable, candidate = await serving(world)
+    broken = begin(world, candidate)
+    other = begin(world, world.push("s", seed=3), route="s")
+    await world.ticks(controller, 1)
+    controller.rollouts.watched[broken.id].evidence = None
+    for _ in range(10):
+        await world.ticks(controller, 1, seconds=0.5)
+    assert world.rollouts.get(other.id).phase is Phase.RAMP and "could not be looked at" in caplog.text
+    assert len(world.published("s").arms) == 2 and world.published("r").arms[0].replicas
+
+
+async def test_a_row_of_another_release_stands_still(world: World):
+    controller, stable, candidate = await serving(world)
+    rollout = begin(world, candidate)
+    row = world.rollouts.get(rollout.id)
+    from adapters.rollouts import RolloutEvent
+
+    world.rollouts.change(row, RolloutEvent("moved", "x"), plan={"name": "newer", "strategy": "wild"}, phase="ramp")
+    await world.ticks(controller, 4)
+    assert [arm.version for arm in world.published().arms] == [stable] and world.rollouts.get(row.id).open
