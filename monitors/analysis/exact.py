@@ -22,7 +22,8 @@ def compare_exactly(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spe
     worse, base = _badness(metric, candidate, spec.alpha), _badness(metric, stable, spec.alpha)
     tolerance = _tolerance(metric, base.lower, stable)
     passes = worse.upper < base.lower + tolerance
-    fails = metric.kind == "mean" and metric.gating and _harmful(metric, candidate, stable, harm_level(spec))
+    suspect = metric.kind == "mean" and metric.gating and worse.lower > base.upper  # needed for harm, at any level
+    fails = suspect and _harmful(metric, candidate, stable, harm_level(spec))
     verdict = Verdict.FAIL if fails else Verdict.PASS if passes else Verdict.INCONCLUSIVE
     low, high = worse.lower - base.upper, worse.upper - base.lower
     low, high = (low, high) if metric.direction == "decrease" else (-high, -low)

@@ -13,7 +13,7 @@ from monitors.stats.results import InsufficientData, Interval, require_probabili
 
 # Beta priors, averaged: around one percent, tight for rates that should be near 0; and Jeffreys', good everywhere.
 PRIORS = ((0.5, 50.0), (0.5, 0.5))
-_STEPS = 40
+_STEPS = 32
 
 
 def bounded_log_e(total: float, n: float, mean: float) -> float:

@@ -48,7 +48,7 @@ def clustered(rng: np.random.Generator, n: int, rate: float, spread: float = 30.
     return Stream(m.astype(float), d.astype(float))
 
 
-LOOKS = np.unique(np.geomspace(20, 3000, 30).astype(int))
+LOOKS = np.unique(np.geomspace(20, 3000, 24).astype(int))
 
 
 def ever_passes(metric: MetricSpec, candidate: Stream, stable: Stream, spec: JudgeSpec) -> bool:
@@ -66,8 +66,8 @@ def ever_passes(metric: MetricSpec, candidate: Stream, stable: Stream, spec: Jud
     ],
 )
 def test_a_version_at_the_margin_is_promoted_with_at_most_alpha(metric, candidate_rate, stable_rate):
-    """Thirty looks at clustered answers; the null is at its boundary."""
-    rng, runs, hits = np.random.default_rng(11), 150, 0
+    """Two dozen looks at clustered answers; the null is at its boundary."""
+    rng, runs, hits = np.random.default_rng(11), 100, 0
     spec = JudgeSpec(metrics=(metric,))
     for _ in range(runs):
         arms = clustered(rng, 3000, candidate_rate), clustered(rng, 3000, stable_rate)
@@ -76,7 +76,7 @@ def test_a_version_at_the_margin_is_promoted_with_at_most_alpha(metric, candidat
 
 
 def test_a_margin_in_standard_deviations_keeps_its_level_with_cuped():
-    rng, runs, hits, adjusted, plain = np.random.default_rng(12), 120, 0, 0.0, 0.0
+    rng, runs, hits, adjusted, plain = np.random.default_rng(12), 100, 0, 0.0, 0.0
     spec = JudgeSpec(metrics=(REWARD,))
     for _ in range(runs):
         streams = []
@@ -104,7 +104,7 @@ def test_power_a_good_version_passes():
 
 
 def test_the_interval_covers_at_every_look():
-    rng, runs, missed = np.random.default_rng(14), 150, 0
+    rng, runs, missed = np.random.default_rng(14), 100, 0
     spec = JudgeSpec(metrics=(SATISFACTION,), alpha=0.025)  # each end is a 97.5 % bound
     for _ in range(runs):
         one, two = clustered(rng, 3000, 0.75), clustered(rng, 3000, 0.7)
@@ -141,7 +141,7 @@ def test_harmless_versions_are_rolled_back_with_at_most_alpha_over_all_guardrail
 
 
 def test_equal_versions_are_not_condemned_by_means_or_pairs():
-    rng, runs, hits = np.random.default_rng(17), 120, 0
+    rng, runs, hits = np.random.default_rng(17), 80, 0
     spec = JudgeSpec(metrics=(SATISFACTION,), harm_alpha=0.05, advance="no_harm")
     shadow = JudgeSpec(metrics=(MetricSpec(name="reward"),), harm_alpha=0.05, shadow=True, min_pairs=1)
     for _ in range(runs):
