@@ -36,6 +36,7 @@ from monitors.metrics import Recorder
 from monitors.shared_values import SharedValues
 
 FLUSH = 5.0  # seconds at shutdown for records that are not yet written
+GRADING = 1.0  # … for a request to the scoring service that is under way; it may be away
 SCORING = 30.0  # seconds the scoring service may take for one batch
 STALE_AFTER = 60.0  # seconds without the database after which the worker says it is not ready for new traffic
 
@@ -179,7 +180,7 @@ def _close(evidence: Evidence, grading: Grading | None, events: EventWriter) -> 
     """What is under way is looked at, graded and written, in this order. Blocks."""
     evidence.close(FLUSH)
     if grading is not None:
-        grading.close(FLUSH)
+        grading.close(GRADING)
     events.close(FLUSH)
 
 

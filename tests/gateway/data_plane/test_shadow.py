@@ -116,10 +116,10 @@ async def test_a_bad_candidate_cannot_hurt_users(tmp_path: Path, candidate: Any,
         with serving(tmp_path) as gateway:
             gateway.start()
             published = Published(gateway, {"e0": url})
-            published.publish(0.0, sample=1.0, concurrency=2, timeout=0.4)
+            published.publish(0.0, sample=1.0, concurrency=2, timeout=0.3)
             await published.settled()
-            assert await ask(gateway, 30) == [200] * 30
-            counted = await eventually(lambda: _settled(gateway, 30))
+            assert await ask(gateway, 14) == [200] * 14
+            counted = await eventually(lambda: _settled(gateway, 14))
             assert gateway.metric("understudy_failovers_total") == 0
             bad = [r for r in rows(gateway, tables.responses) if r["flags"] & Flag.SHADOW]
     assert counted[outcome] >= 2 and "ok" not in counted
