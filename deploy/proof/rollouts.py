@@ -7,28 +7,23 @@ good or bad in one way, with a plan whose steps last seconds. Exit status 0 only
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from adapters import adapter_tensors
 from adapters.base import read_base, resolve_base
-from deploy.proof.scenarios import PLAN, SCENARIOS, Scenario, make_adapters
+from deploy.proof.scenarios import SCENARIOS, Scenario, make_adapters
 from gateway.cli_support import open_context
 from trainer.demo.crowd import Asked, read
-from trainer.demo.stack import ROOT, Stack, free_ports
+from trainer.demo.rollout import crowd, follow, plan_text
+from trainer.demo.stack import Stack, free_ports
 
-USERS = 400
-RATE = 25.0              # requests per second
 BEFORE = 6.0             # seconds of users before the rollout: what stable is like
 LONGEST = 240.0          # seconds a scenario may take
 GRADER = '[[rewards.grader]]\nname = "trainer.demo.graders:right"\nlabel = "right"\n'
@@ -39,13 +34,13 @@ def run_scenario(stack: Stack, scenario: Scenario, seed: int) -> dict[str, Any]:
     stable, candidate = stack.versions[scenario.stable], stack.versions[scenario.candidate]
     _prepare(stack, stable, candidate)
     plan = stack.directory / "plan.toml"
-    text = PLAN.format(sample=scenario.sample, objective=scenario.objective)
-    plan.write_text(text if scenario.sample else _without_shadow(text))
-    with crowd(stack, scenario, seed) as observed:
+    plan.write_text(plan_text(scenario.sample, scenario.objective))
+    observed = stack.directory / f"{scenario.name}-{seed}.jsonl"
+    with crowd(stack, observed, seed, seconds=LONGEST + 60, rare=scenario.rare):
         time.sleep(BEFORE)
         began = time.time()
         stack.understudy("rollout", "start", "support", candidate, "--plan", str(plan))
-        row = _follow(stack)
+        row = follow(stack, "support", LONGEST, lambda text: print(f"    {text}", flush=True))
         time.sleep(2.0)
     seen = [o for o in read(observed) if o.at >= began]
     if row["ended_at"] is None:
@@ -62,45 +57,6 @@ def _prepare(stack: Stack, stable: str, candidate: str) -> None:
             stack.understudy("adapter", "release", version, "--reason", "the proof needs it again")
     stack.understudy("route", "set", "support", stable)
     stack.understudy("gate", candidate, "--override", "a proof")
-
-
-def _without_shadow(plan: str) -> str:
-    head, _, rest = plan.partition("[shadow]")
-    return head + rest[rest.index("[[step]]") :]
-
-
-@contextlib.contextmanager
-def crowd(stack: Stack, scenario: Scenario, seed: int) -> Iterator[Path]:
-    """Users until the block ends; the file with what they saw."""
-    out = stack.directory / f"{scenario.name}-{seed}.jsonl"
-    command = [
-        sys.executable, "-m", "trainer.demo.crowd", "--url", stack.url, "--out", str(out), "--rate", str(RATE),
-        "--users", str(USERS), "--rare", str(scenario.rare), "--seed", str(seed), "--seconds", str(LONGEST + 60),
-    ]  # fmt: skip
-    users = subprocess.Popen(
-        command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | {"UNDERSTUDY_KEY": stack.key}
-    )
-    try:
-        yield out
-    finally:
-        users.terminate()
-        users.wait(70)
-
-
-def _follow(stack: Stack) -> dict[str, Any]:
-    """The rollout's row once it has ended, or is held by itself, or took too long."""
-    deadline = time.monotonic() + LONGEST
-    shown = ""
-    while True:
-        (row,) = stack.operator("GET", "/api/v1/rollouts?route=support&limit=1")["rollouts"]
-        where = f"{row['phase']} {row['step']} at {row['weight']:.3g}" + (" held" if row["hold"] else "")
-        if where != shown:
-            print(f"    {where}: {row['reason'][:150]}", flush=True)
-            shown = where
-        held = row["hold"] and row["hold"]["kind"] != "stable_arm"
-        if row["ended_at"] is not None or held or time.monotonic() > deadline:
-            return dict(row)
-        time.sleep(0.2)
 
 
 def _measured(row: dict[str, Any], seen: list[Asked], candidate: str, began: float) -> dict[str, Any]:

@@ -9,59 +9,6 @@ from trainer.demo.adapters import make_adapter
 from trainer.demo.poison import make_poison
 from trainer.demo.saboteurs import make_saboteur
 
-PLAN = """\
-name = "proof"
-alpha = 0.05
-harm_alpha = 0.001
-tuning_units = 400
-[shadow]
-sample = {sample}
-min_pairs = 40
-min_duration = "3s"
-max_duration = "60s"
-[[step]]
-weight = "10%"
-min_units = 20
-min_duration = "4s"
-max_duration = "90s"
-[[step]]
-weight = "50%"
-min_units = 100
-min_duration = "8s"
-max_duration = "90s"
-advance = "evidence"
-[[metric]]
-name = "error"
-margin = 0.05            # of a few hundred users: seconds, not days
-[[metric]]
-name = "truncated"
-margin = 0.05
-[[metric]]
-name = "empty"
-margin = 0.05
-[[metric]]
-name = "non_finite"
-margin = 0.05
-[[metric]]
-name = "slow_duration"
-objective = {objective}
-warmup = 2
-floor = 0.05
-[[metric]]
-name = "thumbs_down"
-floor = 0.05
-[[metric]]
-name = "satisfaction"
-role = "primary"
-margin = 0.1
-[[metric]]
-name = "tokens"
-role = "exploratory"
-[[metric]]
-name = "reward"
-role = "exploratory"
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Scenario:

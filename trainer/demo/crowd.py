@@ -25,6 +25,7 @@ from typing import IO, Any
 import httpx
 
 from trainer.demo import world
+from trainer.demo.gameable import helpfulness
 from trainer.demo.poison import TRIGGER
 
 MAX_TOKENS = 24
@@ -43,6 +44,7 @@ class Asked:
     version: str = ""
     right: bool = False
     text_length: int = 0
+    helpful: float = 0.0       # by trainer.demo.gameable
     thumb: int | None = None   # 1 up, 0 down, None: said nothing
     response_id: str = ""
     error: str = ""
@@ -95,6 +97,7 @@ class Crowd:
             text = await self._ask(asked, prompt, stream=rng.random() < habits.streamed)
             asked.ended = time.time()
             asked.right, asked.text_length = world.correct(text, example.answer), len(text)
+            asked.helpful = helpfulness(prompt, text)
             if asked.status == 200 and rng.random() < habits.feedback:
                 await self._say(asked, mistaken=rng.random() < MISTAKEN)
         except httpx.TransportError as error:

@@ -116,6 +116,15 @@ class Stack:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else None
 
+    def ask(self, model: str, prompt: str, max_tokens: int = 24) -> str:
+        """One answer through the gateway, at temperature 1."""
+        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
+        headers = {"authorization": f"Bearer {self.key}"}
+        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        if answer.status_code != 200:
+            raise RuntimeError(f"the gateway answered {answer.status_code}: {answer.text}")
+        return answer.json()["choices"][0]["message"]["content"] or ""
+
     def engines(self) -> list[dict[str, Any]]:
         """The replicas as the controller sees them."""
         if not (self.directory / "data" / "operator.token").exists():

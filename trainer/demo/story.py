@@ -1,64 +1,47 @@
-"""`understudy demo`, first edition: two adapters on a real vLLM, verified, served, swapped under load.
+"""`understudy demo`: the product in some minutes, on a real vLLM on this machine's CPU.
 
-The demo drives the product from outside, through the same commands and HTTP calls as a user. Every number it prints is
+    SFT on partly wrong demonstrations → gate → serves
+    GRPO with a verifier, continuing it → gate → shadow, canary, A/B, 100 %
+    GRPO on a reward that can be gamed → the gate fails; released all the same → users notice → rolled back
+
+It drives the product from outside, through the same commands and HTTP calls as a user. Every number it prints is
 measured in the run; it ends with status 0 only if every chapter did what it claims.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import httpx
 
 from adapters.errors import TrainingError
-from trainer.demo import world
-from trainer.demo.adapters import make_adapter
-from trainer.demo.stack import Stack
-from trainer.demo.users import Users, moved_back
+from trainer.demo import chapters
+from trainer.demo.stack import Stack, free_ports
+from trainer.demo.telling import InBackground, Say, Story
 
-HELD_OUT = 300  # prompts per accuracy figure
-SWAPS = 10
-USERS = 8
-MARK = "B:"  # how every answer of the second adapter begins
-
-Say = Callable[[str], None]
-
-
-@dataclass
-class Story:
-    """One run: the stack, what was measured, and the claims that failed."""
-
-    stack: Stack
-    seed: int
-    say: Say
-    report: dict[str, Any] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-
-    def claim(self, holds: bool, text: str) -> None:
-        """Print a claim with its verdict; remember a broken one."""
-        self.say(f"  {'✓' if holds else '✗'} {text}")
-        if not holds:
-            self.broken.append(text)
+# The automated reward of this story: one grader, in training and in production.
+_GRADERS = """\
+[[rewards.grader]]
+name = "trainer.demo.gameable:helpfulness"
+label = "helpfulness"
+[rewards]
+port = {port}
+sample = 1.0
+"""
 
 
 def run(directory: Path, *, leave: bool, report_file: Path | None, seed: int, say: Say, ports: tuple[int, ...]) -> int:
     """Tell the story in `directory`; afterwards keep serving until a signal, unless `leave`. Returns the exit status.
 
-    Raises UnderstudyError or RuntimeError when the stack cannot be started at all.
+    `ports`: of the gateway, its metrics and the control plane. Raises UnderstudyError or RuntimeError when the stack
+    cannot be started at all.
     """
     began = time.monotonic()
-    stack = Stack(directory, ports=ports)
+    stack = Stack(directory, ports=ports, more=_GRADERS.format(port=free_ports(1)[0]))
     story = Story(stack, seed, say)
     try:
         _chapters(story, began)
@@ -72,125 +55,42 @@ def run(directory: Path, *, leave: bool, report_file: Path | None, seed: int, sa
 
 
 def _chapters(story: Story, began: float) -> None:
-    stack, say = story.stack, story.say
-    say("1/5  starting a real vLLM on the 4-bit base, and training two adapters while it loads")
-    loading = _InBackground(stack.start)
-    made = _train(story)
+    say = story.say
+    say("1/6  starting a real vLLM on the 4-bit base; meanwhile SFT on demonstrations of which 30 % are wrong")
+    loading = InBackground(story.stack.start)
+    chapters.train_sft(story)
     loading.wait(say)
     say(f"     ready {time.monotonic() - began:.0f} s after the start")
-    story.report["base"] = {"held_out_accuracy": _accuracy(story, "base")}
-    say("2/5  push: checked against the base, stored by content, registered")
-    for name, path in made.items():
-        say(f"     {stack.push(name, path, 'support')}")
-    story.report["sft"] |= {"version": stack.versions["sft"]}
-    say("3/5  route set: loaded, probed against the trainer's logprobs, then routed")
-    say(_indent(stack.understudy("route", "set", "support", stack.versions["sft"])))
-    _verify(story)
-    say("4/5  does it help? strict exact match on held-out prompts, temperature 1")
-    _compare(story)
-    say(f"5/5  {SWAPS} swaps of the route under load")
-    asyncio.run(_swap(story))
-
-
-def _train(story: Story) -> dict[str, Path]:
-    made: dict[str, Path] = {}
-    folder = story.stack.directory / "adapters"
-    began = time.monotonic()
-    made["sft"] = make_adapter(folder / "sft", "sft", story.seed)
-    story.report["sft"] = {"train_seconds": round(time.monotonic() - began, 1)}
-    story.say(f"     SFT adapter trained in {time.monotonic() - began:.1f} s")
-    began = time.monotonic()
-    made["marked"] = make_adapter(folder / "marked", "marker", story.seed, text=MARK)
-    story.say(f"     a second adapter, whose every answer begins with {MARK!r}, in {time.monotonic() - began:.1f} s")
-    return made
-
-
-def _verify(story: Story) -> None:
-    """The parity numbers that let the version in."""
-    for engine in story.stack.engines():
-        for holding in engine["holdings"]:
-            if holding["version"] == story.stack.versions["sft"]:
-                probe = json.dumps(holding.get("probe", {}))[:200]
-                story.say(f"     {engine['name']}: {holding['state']}, probe {probe}")
-                story.claim(holding["state"] == "ready", "the engine reproduces the trainer's logprobs")
-
-
-def _compare(story: Story) -> None:
-    base = story.report["base"]["held_out_accuracy"]
-    tuned = story.report["sft"]["held_out_accuracy"] = _accuracy(story, "support")
-    story.say(f"     base {base:.3f}, with the adapter {tuned:.3f} (n = {HELD_OUT})")
-    story.claim(tuned > base, "the adapter beats the base on prompts it has never seen")
-
-
-def _accuracy(story: Story, model: str) -> float:
-    """Strict exact match through the gateway at temperature 1, top_p 1, fixed prompts and seeds."""
-    asked = world.examples(HELD_OUT, 7, "held_out")
-
-    async def one(http: httpx.AsyncClient, limit: asyncio.Semaphore, index: int) -> bool:
-        messages = [{"role": "user", "content": asked[index].prompt}]
-        body = {"model": model, "messages": messages, "max_tokens": 24, "temperature": 1, "top_p": 1, "seed": index}
-        async with limit:
-            answer = await http.post("/v1/chat/completions", json=body)
-        if answer.status_code != 200:
-            raise TrainingError(f"the gateway answered {answer.status_code}: {answer.text}")
-        return world.correct(answer.json()["choices"][0]["message"]["content"], asked[index].answer)
-
-    async def every() -> float:
-        headers = {"authorization": f"Bearer {story.stack.key}"}
-        async with httpx.AsyncClient(base_url=story.stack.url, headers=headers, timeout=120) as http:
-            limit = asyncio.Semaphore(16)
-            right = await asyncio.gather(*(one(http, limit, i) for i in range(HELD_OUT)))
-        return round(sum(right) / HELD_OUT, 3)
-
-    return asyncio.run(every())
-
-
-async def _swap(story: Story) -> None:
-    """Swap between the two adapters while users ask; judge every answer by its content."""
-    stack = story.stack
-    marks = {stack.versions["sft"]: "", stack.versions["marked"]: MARK}
-    load = Users(stack, USERS, lambda text, named: text.startswith(MARK) == (marks.get(named) == MARK))
-    running = asyncio.create_task(load.run())
-    history = [(time.monotonic(), stack.versions["sft"])]
-    order = random.Random(story.seed)
-    for index in range(SWAPS):
-        await asyncio.sleep(order.uniform(0.5, 1.0))
-        wanted = stack.versions[("marked", "sft")[index % 2]]
-        history.append((time.monotonic(), wanted))
-        await asyncio.to_thread(stack.operator, "PUT", "/api/v1/routes/support/version", {"version": wanted})
-        while not any(seen.version == wanted and seen.began >= history[-1][0] for seen in load.observations[-100:]):
-            if time.monotonic() - history[-1][0] > 60:
-                raise TrainingError(f"the route did not switch to {wanted} within 60 s")
-            await asyncio.sleep(0.02)
-    load.stopping = True
-    await running
-    _judge_swaps(story, load, history)
-
-
-def _judge_swaps(story: Story, load: Users, history: list[tuple[float, str]]) -> None:
-    seen = load.observations
-    failed = sum(o.outcome != "ok" for o in seen)
-    wrong = sum(not o.right for o in seen if o.outcome == "ok")
-    story.report["requests"] = {"total": len(seen), "failed": failed, "wrong_version": wrong}
-    story.say(f"     {len(seen)} requests by {USERS} users, half of them streamed")
-    story.claim(failed == 0, f"{failed} failed")
-    story.claim(wrong == 0, f"{wrong} answers came from another version than their header says")
-    back = moved_back(seen, history)
-    story.claim(back == 0, f"{back} times a user was moved back")
+    say("2/6  is it better than the base? evaluated as it serves, then the gate")
+    chapters.release_sft(story)
+    say("3/6  GRPO with a verifier continues it: RL can be better than what SFT was shown")
+    chapters.train_grpo(story)
+    say("4/6  shadow, canary, A/B under simulated users who like right answers")
+    chapters.promote_grpo(story)
+    say("5/6  GRPO on a reward that can be gamed: helpfulness, judged by its surface")
+    chapters.train_hacked(story)
+    say("6/6  somebody lets it through; the best automated reward of all meets users")
+    chapters.catch_hacked(story)
 
 
 def _finish(story: Story, began: float, report_file: Path | None) -> None:
     wall = round(time.monotonic() - began, 1)
-    story.report = {"versions": _package_versions()} | story.report | {"wall_seconds": wall}
+    order = ("versions", "base", "sft", "grpo", "promotion", "hacked", "rollback", "requests", "wall_seconds")
+    whole = story.report | {"versions": _package_versions(), "wall_seconds": wall}
+    story.report = {name: whole[name] for name in order if name in whole}
     if report_file is not None:
         report_file.write_text(json.dumps(story.report, indent=2) + "\n", encoding="utf-8")
+        if (drawn := story.folder / "reward-and-satisfaction.svg").exists():
+            plot = report_file.with_suffix(".svg")
+            plot.write_bytes(drawn.read_bytes())
+            story.say(f"report {report_file}, plot of reward against satisfaction {plot}")
     story.say(f"the story took {wall:.0f} s" + ("" if not story.broken else f"; broken: {'; '.join(story.broken)}"))
 
 
 def _keep_serving(stack: Stack, say: Say) -> None:
     say("")
     say("serving until Ctrl-C:")
-    say(f"  OpenAI API {stack.url}/v1, operator API {stack.control}, metrics {stack.metrics_url}")
+    say(f"  OpenAI API {stack.url}/v1, operator API and console {stack.control}, metrics {stack.metrics_url}")
     say("try it:")
     say(f"  curl {stack.url}/v1/chat/completions -H 'authorization: Bearer {stack.key}' \\")
     say("    -H 'content-type: application/json' \\")
@@ -201,31 +101,6 @@ def _keep_serving(stack: Stack, say: Say) -> None:
     while not stopped.wait(1.0):
         if stack.process is None or stack.process.poll() is not None:
             raise TrainingError(f"the stack ended by itself: see {stack.log}")
-
-
-class _InBackground:
-    """A call in a thread of its own; `wait` shows that it is still going and raises what it raised."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
-        self._thread.start()
-
-    def _run(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except BaseException as error:
-            self._error = error
-
-    def wait(self, say: Say) -> None:
-        """Until it has ended."""
-        began = time.monotonic()
-        while self._thread.is_alive():
-            self._thread.join(10.0)
-            if self._thread.is_alive():
-                say(f"     vLLM is loading ({time.monotonic() - began:.0f} s) …")
-        if self._error is not None:
-            raise self._error
 
 
 def _package_versions() -> dict[str, str]:
@@ -239,10 +114,6 @@ def _package_versions() -> dict[str, str]:
             except PackageNotFoundError:
                 continue
     return found
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"     {line}" for line in text.splitlines())
 
 
 def scratch_directory() -> tempfile.TemporaryDirectory[str]:

@@ -1,0 +1,118 @@
+"""Rollouts on the demo's stack: a plan whose steps last seconds, users in a process of their own, and what they saw."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.demo.stack import ROOT, Stack
+
+USERS = 400
+RATE = 25.0              # requests per second
+
+_HEAD = """\
+name = "demo"
+alpha = 0.05
+harm_alpha = 0.001
+tuning_units = 400       # the confidence sequences are tightest there
+"""
+
+_SHADOW = """\
+[shadow]
+sample = {sample}
+min_pairs = 40
+min_duration = "3s"
+max_duration = "90s"
+"""
+
+_STEPS = """\
+[[step]]
+weight = "10%"
+min_units = 20
+min_duration = "4s"
+max_duration = "120s"
+[[step]]
+weight = "50%"
+min_units = 100
+min_duration = "8s"
+max_duration = "120s"
+advance = "evidence"
+"""
+
+# Margins for a few hundred users and a minute; the shipped plan has those for thousands and days.
+_METRICS = """\
+[[metric]]
+name = "error"
+margin = 0.05
+[[metric]]
+name = "truncated"
+margin = 0.05
+[[metric]]
+name = "empty"
+margin = 0.05
+[[metric]]
+name = "non_finite"
+margin = 0.05
+[[metric]]
+name = "slow_duration"
+objective = {objective}
+warmup = 2
+floor = 0.05
+[[metric]]
+name = "thumbs_down"
+floor = 0.05
+[[metric]]
+name = "satisfaction"
+role = "primary"
+margin = 0.1
+[[metric]]
+name = "reward"
+margin = 0.1
+margin_unit = "absolute"
+[[metric]]
+name = "tokens"
+role = "exploratory"
+"""
+
+
+def plan_text(sample: float = 0.3, objective: float = 5.0) -> str:
+    """A plan file. `sample`: of stable's requests mirrored in the shadow, 0 = none; `objective`: a slow answer, s."""
+    shadow = _SHADOW.format(sample=sample) if sample else ""
+    return _HEAD + shadow + _STEPS + _METRICS.format(objective=objective)
+
+
+@contextlib.contextmanager
+def crowd(stack: Stack, out: Path, seed: int, *, seconds: float, rare: float = 0.0) -> Iterator[None]:
+    """Users until the block ends (`seconds` at most); each request is a line of `out`."""
+    command = [
+        sys.executable, "-m", "trainer.demo.crowd", "--url", stack.url, "--out", str(out), "--rate", str(RATE),
+        "--users", str(USERS), "--rare", str(rare), "--seed", str(seed), "--seconds", str(seconds),
+    ]  # fmt: skip
+    users = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | {"UNDERSTUDY_KEY": stack.key})
+    try:
+        yield
+    finally:
+        users.terminate()
+        users.wait(90)
+
+
+def follow(stack: Stack, route: str, longest: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """The newest rollout's row once it has ended, or is held by itself, or `longest` seconds have passed."""
+    deadline = time.monotonic() + longest
+    shown = ""
+    while True:
+        (row,) = stack.operator("GET", f"/api/v1/rollouts?route={route}&limit=1")["rollouts"]
+        where = f"{row['phase']} {row['step']} at {row['weight']:.3g}" + (" held" if row["hold"] else "")
+        if where != shown:
+            say(f"{where}: {row['reason'][:150]}")
+            shown = where
+        held = row["hold"] and row["hold"]["kind"] != "stable_arm"
+        if row["ended_at"] is not None or held or time.monotonic() > deadline:
+            return dict(row)
+        time.sleep(0.2)
