@@ -16,7 +16,8 @@ from gateway.data_plane.exchange import Finished
 from monitors.conventions import ArmName, Outcome
 
 RECENT = 30.0  # seconds within which stable must have been answered well by an engine for it to count as sound
-UNBREAKABLE = frozenset({ArmName.STABLE, ArmName.CONTROL, ArmName.HOLDOUT})
+_FALLBACKS = (ArmName.STABLE, ArmName.CONTROL, ArmName.HOLDOUT)  # who takes over, in this order
+UNBREAKABLE = frozenset(_FALLBACKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ class Breakers:
     def serving(self, route: RouteState) -> Callable[[Arm], Arm]:
         """Which arm answers for an arm's units: itself, or, where the breaker has tripped, stable."""
         guard = self._guards.get(route.rollout)
-        stable = next((arm for arm in route.arms if arm.arm in (ArmName.STABLE, ArmName.CONTROL)), None)
+        sound = [arm for name in _FALLBACKS for arm in route.arms if arm.arm == name]
+        stable = sound[0] if sound else None
         if guard is None or not guard.tripped or stable is None:
             return lambda arm: arm
         return lambda arm: stable if arm.assignment in guard.tripped else arm
