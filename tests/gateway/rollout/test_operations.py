@@ -29,7 +29,10 @@ def who(world: World, **more):
 
 async def test_what_cannot_be_rolled_out_is_refused(world: World):
     _controller, stable, candidate = await serving(world)
-    start = lambda version, route="r": world.rollouts.start(route, version, world.base.version, {}, actor="a")  # noqa: E731 (short)
+
+    def start(version, route="r"):
+        world.rollouts.start(route, version, world.base.version, {}, actor="a")
+
     with pytest.raises(Conflict, match="understudy gate"):
         start(candidate)
     clear(world, candidate)
