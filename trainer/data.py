@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,11 @@ class Encoder:
     settings: DataSettings
     chat: Chat
     limits: Limits
+    track: Callable[[Sequence[Row]], Iterable[Row]] = iter  # goes through rows, and may show how far
 
     def encode(self, rows: Sequence[Row], found: Found) -> list[EncodedRow]:
         """The rows that fit. Raises TrainingError for a prompt that the served context does not hold."""
-        kept = (self._row(row, found) for row in rows)
+        kept = (self._row(row, found) for row in self.track(rows))
         return [encoded for encoded in kept if encoded is not None]
 
     def _row(self, row: Row, found: Found) -> EncodedRow | None:

@@ -15,10 +15,14 @@ from trainer.base_checks import Bases, check_lora, choose_dtype, context_length,
 from trainer.chat import Chat
 from trainer.config import RL, Algorithm, RunConfig, load_run_config
 from trainer.data import Dataset, Encoder, Limits, load_dataset
+from trainer.data_rows import Row
 from trainer.installation import Installation, artifact_store, load_installation
 from trainer.job import Job
 from trainer.run_directory import RunDirectory
 from trainer.session import check_processes, world_size
+
+LONG = 5_000
+"""Rows from which checking them takes seconds."""
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "compressed-tensors", "understudy")
 
@@ -52,8 +56,18 @@ def plan_run(
     )  # fmt: skip
     limits = Limits(context if algorithm in RL else max_length(job), context)
     chat = Chat(load_tokenizer(bases.trained.path), bases.trained.path, bases.trained.vocab_size)
-    dataset = load_dataset(Encoder(algorithm, config.data, chat, limits), config.seed)
-    return Plan(_with_data(job, dataset), bases, chat)
+    encoder = Encoder(algorithm, config.data, chat, limits, iter if quiet else _shown)
+    return Plan(_with_data(job, load_dataset(encoder, config.seed)), bases, chat)
+
+
+def _shown(rows: Sequence[Row]) -> Iterable[Row]:
+    """The rows, with a bar on the terminal where they take long."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or len(rows) < LONG
+    return track(rows, "checking rows", console=console, transient=True, disable=hidden)
 
 
 def continued(config: RunConfig, registry: Registry, installation: Installation, bases: Bases) -> Path | None:

@@ -68,7 +68,9 @@ def _run_directory(plan: Plan, *, resume: bool) -> Iterator[str | None]:
     if world_size() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=job.dtype == "float32")
+        from trainer.model import has_gpu
+
+        PartialState(cpu=not has_gpu())
     with contextlib.ExitStack() as stack:
         if is_first():
             kept = int(job.config.trainer.get("save_total_limit") or 2)
