@@ -66,6 +66,7 @@ def test_a_ramp_with_returning_units_keeps_its_false_alarm_rate(alpha: float):
                     test.observe(event.candidate, share)
         assert test.events > 500
         alarms += test.rejected
+    print(f"{alarms} of {runs} = {alarms / runs:.1%}, at most {alpha:.3g} allowed")  # shown by pytest -rP
     assert binomtest(alarms, runs, alpha, alternative="greater").pvalue > 0.01, alarms / runs
 
 

@@ -26,6 +26,7 @@ from monitors.stats.attribution import AttributionTest
 
 def within(hits: int, runs: int, alpha: float) -> bool:
     """True unless the rate exceeds alpha by the 99 % Clopper–Pearson bound."""
+    print(f"{hits} of {runs} = {hits / runs:.1%}, at most {alpha:.3g} allowed")  # shown by pytest -rP
     return binomtest(hits, runs, alpha, alternative="greater").pvalue > 0.01
 
 
