@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from adapters.errors import ConfigError
-from gateway.rollout.plan import Plan, default_plan, from_json, load_plan, parse_percent, to_json
-from monitors.analysis.spec import JudgeSpec
+from gateway.rollout import plan as plans
+from gateway.rollout.plan import (
+    Plan,
+    ShadowPlan,
+    Step,
+    default_plan,
+    from_json,
+    load_plan,
+    parse_percent,
+    to_json,
+)
+from monitors.analysis.spec import KNOWN, JudgeSpec, MetricSpec
 
 SMALL = """
 name = "small"
@@ -141,6 +152,20 @@ def test_a_plan_needs_steps_and_metrics(tmp_path: Path):
 def test_the_shipped_file_names_only_what_exists():
     path = Path(__file__).parents[3] / "gateway" / "rollout" / "default_plan.toml"
     assert set(tomllib.loads(path.read_text())) <= {field.alias or name for name, field in Plan.model_fields.items()}
+
+
+def test_every_key_is_documented():
+    page = (Path(__file__).parents[3] / "docs" / "statistics.md").read_text(encoding="utf-8")
+    for model in (Plan, ShadowPlan, Step, plans.TesterSpec, MetricSpec):
+        for name, field in model.model_fields.items():
+            assert re.search(rf"`\[*{field.alias or name}\b", page), f"docs/statistics.md does not explain {name}"
+    assert [name for name in KNOWN if f"`{name}`" not in page] == []
+
+
+def test_the_documented_plan_is_one(tmp_path: Path):
+    page = (Path(__file__).parents[3] / "docs" / "statistics.md").read_text(encoding="utf-8")
+    plan = loaded(tmp_path, page.split("```toml\n")[1].split("```")[0])
+    assert plan.name == "careful" and len(plan.steps) == 2
 
 
 @pytest.mark.parametrize("text", ["5", "5 percent", "-5%", "", "%", "nan%", None, 5])
