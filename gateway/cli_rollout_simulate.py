@@ -15,6 +15,7 @@ from gateway.cli_support import ConfigFile, Json, note, print_json, print_table,
 if TYPE_CHECKING:
     from gateway.rollout.plan import Plan
     from gateway.rollout.simulate_report import Middle, Report, Summary
+    from gateway.rollout.simulated_traffic import Traffic
 
 
 def share(text: str | float) -> float:
@@ -51,7 +52,6 @@ def simulate_command(
     Beside it what the documented examples of Flagger and Argo Rollouts would do with the same traffic. A candidate
     that equals stable is simulated too: what is rolled back there is a false alarm.
     """
-    from gateway.rollout.simulate_report import kinds, report
     from gateway.rollout.simulated_traffic import Traffic
 
     rules = _plan(plan, config)
@@ -62,14 +62,10 @@ def simulate_command(
         satisfaction=share(satisfaction), satisfaction_change=share(satisfaction_change),
         feedback_rate=share(feedback_rate), reward_change=reward_change,
     ).check()  # fmt: skip
-    with _progress(runs * len(kinds(traffic))) as advance:
-        found = report(rules, traffic, runs, seed, advance)
+    found = _simulated(rules, traffic, runs, seed)
     if plot:
         _write_plot(plot, found)
-    if as_json:
-        print_json(found.to_json())
-    else:
-        _print(found)
+    print_json(found.to_json()) if as_json else _print(found)
 
 
 def _plan(plan: Path | None, config: Path | None) -> Plan:
@@ -81,6 +77,13 @@ def _plan(plan: Path | None, config: Path | None) -> Plan:
     if plan is None and config is None and not Path("understudy.toml").exists():
         return default_plan()
     return load_plan(plan) if plan else plan_of(load_settings(config))
+
+
+def _simulated(rules: Plan, traffic: Traffic, runs: int, seed: int) -> Report:
+    from gateway.rollout.simulate_report import kinds, report
+
+    with _progress(runs * len(kinds(traffic))) as advance:
+        return report(rules, traffic, runs, seed, advance)
 
 
 @contextmanager

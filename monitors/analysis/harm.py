@@ -57,7 +57,7 @@ class _Attribution:
             for event in events[test.events :]:
                 self._log_e = test.observe(event.candidate, event.share)
                 self._shares += event.share
-                if test.rejected:
+                if self._log_e >= self._threshold:
                     break
         verdict = Verdict.FAIL if test.rejected else Verdict.INCONCLUSIVE
         reason = self._reason() if test.events else f"{name}: no bad event"
