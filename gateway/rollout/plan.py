@@ -112,13 +112,18 @@ class Plan(Section):
         """What must be configured for the metrics that can hold the plan up."""
         return frozenset(metric.source for metric in self.metrics if metric.gating)
 
+    @property
+    def phases(self) -> int:
+        """How often tests begin anew: the shadow and the steps."""
+        return len(self.steps) + (self.shadow is not None)
+
     def judge_spec(self, step: int) -> JudgeSpec:
         """The rules of step number `step`, from 0."""
         rules = self.steps[step]
         return JudgeSpec(
             metrics=self.metrics, alpha=self.alpha, harm_alpha=self.harm_alpha, min_units=rules.min_units,
             min_duration=parse_duration(rules.min_duration), max_duration=parse_duration(rules.max_duration),
-            advance=rules.advance, horizon=rules.horizon, tuning_units=self.tuning_units,
+            advance=rules.advance, horizon=rules.horizon, tuning_units=self.tuning_units, phases=self.phases,
         )  # fmt: skip
 
     def shadow_spec(self) -> JudgeSpec:
@@ -128,7 +133,7 @@ class Plan(Section):
         return JudgeSpec(
             metrics=self.metrics, alpha=self.alpha, harm_alpha=self.harm_alpha, shadow=True, advance="no_harm",
             min_pairs=self.shadow.min_pairs, min_duration=parse_duration(self.shadow.min_duration),
-            max_duration=parse_duration(self.shadow.max_duration), tuning_units=self.tuning_units,
+            max_duration=parse_duration(self.shadow.max_duration), tuning_units=self.tuning_units, phases=self.phases,
         )  # fmt: skip
 
 
@@ -214,6 +219,8 @@ def _reason(error: ValidationError) -> str:
     """The first problem in one line. A rule over several keys needs no echo of the whole table."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"] and first["type"] != "value_error":
+        return message
     if first["type"] == "extra_forbidden":
         return _unknown_key(error)
     if first["type"] == "value_error" and isinstance(first["input"], dict):

@@ -15,7 +15,7 @@ from statistics import NormalDist
 from monitors.analysis.checks import impossible, sums_problem
 from monitors.analysis.effects import Effect, effect, ratio_of
 from monitors.analysis.exact import compare_exactly
-from monitors.analysis.harm import harm_level
+from monitors.analysis.harm import phase_level
 from monitors.analysis.spec import JudgeSpec, MetricSpec
 from monitors.analysis.types import ArmSums, Finding, Measurements, Verdict
 from monitors.analysis.wording import Shown, effect_finding, gain_sign
@@ -107,7 +107,7 @@ def _sequential(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spec: J
 
     plain = effect(candidate, stable)
     tests = _tests(metric, candidate, stable, plain, spec.alpha)
-    ps, level = [p_of(test, 1.0, test.alpha) for test in tests], harm_level(spec)
+    ps, level = [p_of(test, 1.0, test.alpha) for test in tests], phase_level(spec)
     harm_p = max(p_of(test, -1.0, level) for test in tests)  # worse by every measure
     verdict = Verdict.PASS if _any_passes(ps, tests) else Verdict.INCONCLUSIVE
     if metric.kind == "mean" and metric.gating and harm_p <= level:

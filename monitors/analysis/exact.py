@@ -7,7 +7,7 @@ answers counts at most once each, so that the bounds err on the side of holding 
 from __future__ import annotations
 
 from monitors.analysis.effects import ratio_of, spread
-from monitors.analysis.harm import harm_level
+from monitors.analysis.harm import phase_level
 from monitors.analysis.spec import JudgeSpec, MetricSpec
 from monitors.analysis.types import ArmSums, Finding, Verdict
 from monitors.analysis.wording import Shown, effect_finding
@@ -23,7 +23,7 @@ def compare_exactly(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spe
     tolerance = _tolerance(metric, base.lower, stable)
     passes = worse.upper < base.lower + tolerance
     suspect = metric.kind == "mean" and metric.gating and worse.lower > base.upper  # needed for harm, at any level
-    fails = suspect and _harmful(metric, candidate, stable, harm_level(spec))
+    fails = suspect and _harmful(metric, candidate, stable, phase_level(spec))
     verdict = Verdict.FAIL if fails else Verdict.PASS if passes else Verdict.INCONCLUSIVE
     low, high = worse.lower - base.upper, worse.upper - base.lower
     low, high = (low, high) if metric.direction == "decrease" else (-high, -low)

@@ -1,6 +1,7 @@
 """Tests that are valid at every look: does the candidate do harm, and is the traffic split as configured?
 
-Several guardrails share harm_alpha: each alarms at log e ≥ ln(K / harm_alpha), K the number of gating metrics.
+All metrics share harm_alpha: each alarms at log e ≥ ln(K / harm_alpha), K the number of gating metrics; tests that
+begin anew in each of P phases at ln(K·P / harm_alpha).
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ _SIGN_TOLERANCE = 0.1  # unbounded metrics, pairs: tolerated (share worse − sh
 
 
 def harm_level(spec: JudgeSpec) -> float:
-    """α of one guardrail's harm test."""
+    """α of one metric's harm tests, over the whole rollout."""
     return spec.harm_alpha / max(1, sum(metric.gating for metric in spec.metrics))
+
+
+def phase_level(spec: JudgeSpec) -> float:
+    """α of a harm test that begins anew in every phase: of means, and of pairs."""
+    return harm_level(spec) / max(1, spec.phases)
 
 
 class HarmTests:
@@ -104,7 +110,7 @@ def _paired(metric: MetricSpec, differences: Sequence[float], spec: JudgeSpec) -
     sign = 1.0 if metric.direction == "increase" else -1.0
     gains = [sign * d if metric.bounded else sign * _sign(d) for d in differences]
     tolerated = min(_pair_tolerance(metric, gains), 0.999)
-    level = harm_level(spec)
+    level = phase_level(spec)
     better = [min(1.0, max(0.0, (1 + gain) / 2)) for gain in gains]
     evidence = float(betting_e_below(better, (1 - tolerated) / 2, level).max())  # an alarm stands
     low, high = betting_interval(better, 2 * spec.alpha, grid=200)

@@ -124,3 +124,4 @@ class JudgeSpec:
     tuning_units: float = 5000.0   # both arms: where the confidence sequences are tightest
     shadow: bool = False           # judge pairs instead of arms
     min_pairs: int = 0
+    phases: int = 1                # of the rollout: tests that begin anew in each of them share a metric's α

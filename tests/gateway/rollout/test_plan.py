@@ -80,7 +80,7 @@ def test_a_file(tmp_path: Path):
     assert [step.share for step in plan.steps] == [0.1, 0.5]
     first, last = plan.judge_spec(0), plan.judge_spec(1)
     assert first == JudgeSpec(
-        plan.metrics, min_units=20, min_duration=2.0, max_duration=30.0, advance="no_harm", tuning_units=5000
+        plan.metrics, min_units=20, min_duration=2.0, max_duration=30.0, advance="no_harm", tuning_units=5000, phases=2
     )
     assert last.advance == "evidence" and last.min_units == 100
     with pytest.raises(ConfigError, match="no shadow phase"):
@@ -92,6 +92,7 @@ def test_the_shadow_and_its_rules(tmp_path: Path):
     plan = loaded(tmp_path, text)
     spec = plan.shadow_spec()
     assert spec.shadow and spec.min_pairs == 7 and spec.min_duration == 1.0
+    assert spec.phases == plan.judge_spec(0).phases == 3
     assert (plan.testers[0].unit, plan.testers[0].owner) == ("alice", "")
 
 
@@ -147,6 +148,8 @@ def test_a_plan_needs_steps_and_metrics(tmp_path: Path):
         load_plan(tmp_path / "binary.toml")
     with pytest.raises(ConfigError, match="plan"):
         from_json({"step": 3})
+    with pytest.raises(ConfigError, match=r"^plan: Input should be a valid dictionary"):
+        from_json([])  # type: ignore[arg-type]  # what an API client may send
 
 
 def test_the_shipped_file_names_only_what_exists():

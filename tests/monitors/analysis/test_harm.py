@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from monitors.analysis import (
     harm_findings,
     judge,
 )
-from monitors.analysis.harm import harm_level
+from monitors.analysis.harm import harm_level, phase_level
 from monitors.stats.attribution import AttributionTest
 
 ERROR, EMPTY = MetricSpec(name="error"), MetricSpec(name="empty")
@@ -34,6 +35,16 @@ def test_alpha_is_shared_by_what_can_roll_back():
     found = harm_findings(SPEC, {"guard": [MINE] * 50})
     assert [f.metric for f in found] == ["error", "empty"]
     assert all(f.threshold == pytest.approx(math.log(3000)) for f in found)
+
+
+def test_tests_that_begin_anew_share_it_over_the_phases():
+    spec = replace(SPEC, phases=5)
+    assert phase_level(spec) == pytest.approx(harm_level(spec) / 5) and harm_level(spec) == harm_level(SPEC)
+    found = judge(replace(SHADOW, phases=5), pairs([0.1] * 60))
+    assert next(f for f in found.findings if f.test == "paired").threshold == pytest.approx(math.log(3 * 5 / 0.001))
+    arms = {"reward": (ArmSums(500, 250, 200, 500, 500, 250),) * 2}
+    found = judge(spec, Measurements(1.0, 500, 500, metrics=arms))
+    assert next(f for f in found.findings if f.metric == "reward").threshold == pytest.approx(math.log(3 * 5 / 0.001))
 
 
 def test_a_handful_of_events_is_enough_and_the_finding_says_which():
