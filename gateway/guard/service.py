@@ -35,7 +35,8 @@ log = logging.getLogger("understudy.guard")
 def run_service(settings: ScreeningSettings, base_dir: Path) -> None:
     """Run until SIGTERM or SIGINT. Raises UnderstudyError for whatever keeps it from starting."""
     configure("guard")
-    disable_created_metrics()  # series that no convention names; the switch is the process's
+    # Series that no convention names; the switch is the process's.
+    disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client gives it no type
     listener = listen("screening", settings.host, settings.port, settings.api_key)
     try:
         asyncio.run(_serve(settings, base_dir, listener))

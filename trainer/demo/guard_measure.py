@@ -33,7 +33,7 @@ def measure(folder: Path, n: int = 600, seed: int = 1) -> dict[str, Rates]:
     judge = Judge(tokenizer, Policy(), context=context_of(str(folder)), most_windows=8)
     backend = TransformersBackend(str(folder), tokenizer, device="cpu", dtype="float32")
     backend.prepare(judge.heads)
-    found = {}
+    found: dict[str, Rates] = {}
     for kind in guard_world.KINDS:
         texts = list(guard_world.examples(n, seed, "held_out", kind))
         texts.sort(key=lambda example: len(example.text))  # less padding

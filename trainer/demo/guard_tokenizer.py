@@ -75,11 +75,12 @@ def build_tokenizer() -> Any:
 
 
 def _corpus() -> list[str]:
-    """The template's own words often enough to become tokens, the demo's texts, and the verdicts."""
+    """The template's own words and the made-up things often enough to become tokens, the demo's texts, the verdicts."""
     import re
 
     fixed = re.sub(r"\{.*?\}|<\|.*?\|>", " ", CHAT_TEMPLATE)
     names = [f"{code}: {name}." for code, name in LLAMA_GUARD_3.items()]
     verdicts = ["safe", "unsafe", *(f"unsafe\n{code}" for code in LLAMA_GUARD_3), "S1: Prompt Injection."]
     texts = [message["content"] for one in guard_world.examples(CORPUS, 0, "train") for message in one.messages]
-    return [*([fixed, *names, *verdicts] * (CORPUS // 20)), *texts]
+    things = [f" {thing}" for found in guard_world.THINGS.values() for thing in found]
+    return [*([fixed, *names, *verdicts, *things] * (CORPUS // 20)), *texts]

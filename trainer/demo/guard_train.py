@@ -14,7 +14,7 @@ from typing import Any
 
 from monitors.llama_guard.conversation import alternating, turns
 from monitors.llama_guard.judge import common_head
-from monitors.llama_guard.prompt import LEAD, Template
+from monitors.llama_guard.prompt import LEAD, Role, Template
 from monitors.llama_guard.taxonomy import INJECTION_CATEGORIES
 from trainer.demo import guard_tokenizer as gt
 from trainer.demo import guard_world
@@ -59,7 +59,7 @@ class Encoder:
 
     def prompt(self, example: guard_world.Example) -> list[int]:
         """The prompt with the two newlines that a verdict begins with."""
-        role = "assistant" if example.kind == "answer" else "user"
+        role: Role = "assistant" if example.kind == "answer" else "user"
         categories = INJECTION_CATEGORIES if example.kind == "data" else None
         text = self._template.render(alternating(turns(example.messages), role), categories)
         return self.ids(text) + self.ids(LEAD)
