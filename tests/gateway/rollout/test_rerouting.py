@@ -119,9 +119,10 @@ async def test_a_version_that_breaks_gets_no_more_requests(tmp_path, breaker):
         done, last = world.rollouts.get(rollout.id), max(at for at, model in engine.chats if model == candidate)
         event = world.rollouts.events(rollout.id)[-1]
         asked = sum(at >= broke for at, model in engine.chats if model == candidate)
-        await asyncio.sleep(0.3)
+        since = len(users.statuses)
+        await wait_for(lambda: len(users.statuses) > since + 30, "nobody is answered")
         assert last == max(at for at, model in engine.chats if model == candidate), "it is still asked"
-        assert users.statuses[-50:] == [200] * 50
+        assert set(users.statuses[since + 8 :]) == {200}   # 8 were under way
         if event.numbers["cause"] == "error":
             decided = deciding(world, rollout.id, event.numbers["events"])
             print(f"deciding event to last start on the candidate: {max(0.0, last - decided):.3f} s")
