@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from monitors.analysis.checks import impossible, sums_problem
-from monitors.analysis.effects import Effect, effect, ratio_of
+from monitors.analysis.effects import Effect, effect, posterior, ratio_of
 from monitors.analysis.exact import compare_exactly
 from monitors.analysis.harm import phase_level
 from monitors.analysis.spec import JudgeSpec, MetricSpec
@@ -115,7 +115,8 @@ def _sequential(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spec: J
     n, error = plain.units, plain.standard_error
     bounds = sequential.asymptotic_interval(plain.difference, error, n, spec.alpha, tuning, one_sided=True)
     found = effect_finding(metric, "sequential", verdict, _shown(plain, bounds, tests))
-    found = replace(found, p=_combined(ps, tests, spec.alpha))
+    better, loss = posterior(gain_sign(metric) * plain.difference, error)
+    found = replace(found, p=_combined(ps, tests, spec.alpha), better=better, expected_loss=loss)
     if metric.kind == "event":
         return found
     return replace(found, log_e=-math.log(max(harm_p, 1e-300)), threshold=-math.log(level))
@@ -136,7 +137,8 @@ def _fixed(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spec: JudgeS
     bounds = (plain.difference - reach, plain.difference + reach)
     verdict = Verdict.PASS if _any_passes(ps, tests) else Verdict.INCONCLUSIVE
     found = effect_finding(metric, "fixed", verdict, _shown(plain, bounds, tests))
-    return replace(found, p=_combined(ps, tests, spec.alpha), log_e=looked.log_e, threshold=looked.threshold)
+    kept = {name: getattr(looked, name) for name in ("log_e", "threshold", "better", "expected_loss")}
+    return replace(found, p=_combined(ps, tests, spec.alpha), **kept)
 
 
 def _fixed_p(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, test: _Test) -> float:

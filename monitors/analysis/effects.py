@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from monitors.analysis.types import ArmSums
 from monitors.stats.results import InsufficientData
@@ -59,6 +60,18 @@ def effect(candidate: ArmSums, stable: ArmSums, factor: float = 1.0) -> Effect:
         variances = [a.variance - 2 * theta * a.covariance + theta**2 * a.x_variance for a in arms]
     error = math.sqrt(sum(max(0.0, v) / a.units for v, a in zip(variances, arms, strict=True)))
     return Effect(difference, error, candidate.units + stable.units, math.sqrt(arms[1].variance))
+
+
+def posterior(gain: float, standard_error: float) -> tuple[float, float]:
+    """(P(better), expected loss of choosing the candidate) under a flat prior, in the normal approximation.
+
+    Shown to people, never a gate: it is not valid at every look. gain: positive is better, in the metric's unit, as is
+    the loss E[max(0, −gain)]; Stucchio, "Bayesian A/B testing at VWO" (2015), section 5.
+    """
+    if standard_error <= 0:
+        raise InsufficientData("nothing varies: there is no posterior yet")
+    z, normal = gain / standard_error, NormalDist()
+    return normal.cdf(z), standard_error * normal.pdf(z) - gain * normal.cdf(-z)
 
 
 def _theta(arms: tuple[_Arm, _Arm]) -> float:

@@ -108,6 +108,8 @@ class Finding:
     threshold: float | None = None  # log_e from which on it is a rollback
     p: float | None = None         # of the promotion's test
     n: float = 0.0                 # events, units of both arms, or pairs
+    better: float | None = None    # P(candidate is better) given the data, flat prior; shown, decides nothing
+    expected_loss: float | None = None  # of choosing the candidate, in the metric's unit; likewise
 
 
 @dataclass(frozen=True, slots=True)

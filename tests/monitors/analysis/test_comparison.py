@@ -54,6 +54,8 @@ def test_directions():
     assert more.verdict is Verdict.FAIL and more.effect is not None and more.effect > 40
     less = compare(TOKENS, normal(3000, 50, 30, 1), normal(3000, 100, 30, 2), replace(SPEC, metrics=(TOKENS,)))
     assert less.verdict is Verdict.PASS
+    assert less.better == pytest.approx(1) and more.better == pytest.approx(0)
+    assert more.expected_loss == pytest.approx(50, rel=0.05) and less.expected_loss == pytest.approx(0)
     assert less.tolerated == pytest.approx(10, rel=0.05)  # 1.1 times stable's mean
 
 

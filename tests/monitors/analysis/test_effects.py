@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from monitors.analysis.effects import effect, ratio_of, spread
+from monitors.analysis.effects import effect, posterior, ratio_of, spread
 from monitors.analysis.types import ArmSums
 from monitors.stats import adjust
 from monitors.stats.results import InsufficientData
@@ -57,6 +57,15 @@ def test_a_covariate_that_does_not_vary_changes_nothing():
     same = [2.0] * 200
     plain = effect(ArmSums.of(m[0], d[0]), ArmSums.of(m[1], d[1]))
     assert effect(ArmSums.of(m[0], d[0], same), ArmSums.of(m[1], d[1], same)) == plain
+
+
+def test_the_posterior_is_that_of_many_draws():
+    draws = np.random.default_rng(5).normal(0.02, 0.03, 400_000)
+    better, loss = posterior(0.02, 0.03)
+    assert better == pytest.approx((draws > 0).mean(), abs=0.003)
+    assert loss == pytest.approx(np.maximum(0, -draws).mean(), rel=0.02)
+    with pytest.raises(InsufficientData):
+        posterior(0.1, 0.0)
 
 
 def test_too_little_is_said():
