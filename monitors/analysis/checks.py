@@ -31,7 +31,7 @@ def sums_problem(spec: MetricSpec, sums: ArmSums) -> str:
     if _below(sums.units * sums.mm, sums.m**2) or _below(sums.units * sums.dd, sums.d**2):
         return "a sum of squares is too small for its sum"
     if (spec.bounded or spec.kind == "event") and (_below(sums.d, sums.m) or _below(sums.m, 0.0)):
-        return f"a sum of {sums.m:g} over {sums.d:g} values in 0..1"
+        return f"a sum of {sums.m:g} over {sums.d:g} values in 0..1{_hint(spec)}"
     return ""
 
 
@@ -49,7 +49,12 @@ def pairs_problem(spec: MetricSpec | None, pairs: Sequence[float]) -> str:
     """Why these paired differences cannot be; empty when they can."""
     limit = 1.0 if spec is not None and spec.bounded else math.inf
     wrong = next((d for d in pairs if not (math.isfinite(d) and abs(d) <= limit + _SLACK)), None)
-    return "" if wrong is None else f"a paired difference is {wrong}"
+    return "" if wrong is None else f"a paired difference is {wrong}{_hint(spec)}"
+
+
+def _hint(spec: MetricSpec | None) -> str:
+    mean = spec is not None and spec.bounded and spec.kind == "mean"
+    return "; a grader that leaves 0..1 needs bounded = false in the plan" if mean else ""
 
 
 def measurement_problem(measured: Measurements) -> str:

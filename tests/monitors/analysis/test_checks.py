@@ -31,7 +31,7 @@ def test_sums_of_real_units_are_possible():
         ({"units": 0}, "0 units cannot have 5 answers"),
         ({"d": -1.0}, "cannot have -1 answers"),
         ({"dd": 8.0}, "sum of squares"),
-        ({"m": 6.0, "mm": 40.0}, "values in 0..1"),
+        ({"m": 6.0, "mm": 40.0}, "values in 0..1; a grader that leaves 0..1 needs bounded = false in the plan"),
     ],
 )
 def test_impossible_sums(change: dict, words: str):
