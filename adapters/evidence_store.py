@@ -147,6 +147,15 @@ class EvidenceStore:
             found = connection.execute(query).all()
         return [StoredEvent(row.id, row.metric, bool(row.candidate), row.share) for row in found]
 
+    def first_ttft(self, rollout: int) -> float | None:
+        """Seconds to the first token of the candidate's first streamed answer, which loads it into the GPU's memory."""
+        arms = tables.assignments.c
+        mine = select(arms.id).where(arms.rollout == rollout, arms.arm == "candidate")
+        query = select(_R.ttft).where(_R.assignment.in_(mine), _R.ttft.is_not(None)).order_by(_R.id).limit(1)
+        with self._database.read() as connection:
+            found: float | None = connection.execute(query).scalar()
+            return found
+
     def samples(self, rollout: int, metric: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
         """The candidate's newest bad events: dicts with metric, response_id, at. For incident reports."""
         rows = tables.bad_events.c

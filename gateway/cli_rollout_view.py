@@ -54,6 +54,8 @@ def _head(body: dict[str, Any]) -> Iterator[RenderableType]:
     yield Text(f"{where(body)}  {bar} {share:.1%}  {body['seconds_in_step']:.0f} s in this step"
                + (f", units {units['candidate']} / {units['stable']}" if units else ""))
     yield Text((body["hold"] or {}).get("reason") or body["reason"])
+    if body["first_ttft"] is not None:
+        yield Text(f"first token of its first answer, cold: {body['first_ttft']:.2f} s")
     if body["incident"]:
         yield Text(f"report: {body['incident']}", no_wrap=True, overflow="ignore")
 

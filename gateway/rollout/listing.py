@@ -20,7 +20,7 @@ def as_json(rollout: Rollout, incidents: Path | None = None) -> dict[str, Any]:
         "weight": rollout.weight, "hold": rollout.state.get("hold"), "generation": rollout.generation,
         "started_at": rollout.started_at, "phase_since": rollout.phase_since, "ended_at": rollout.ended_at,
         "seconds_in_step": rollout.state.get("credited", 0.0), "reason": rollout.reason, "units": seen.get("units", {}),
-        "harm": seen.get("harm", []), "analysis": seen.get("analysis"),
+        "first_ttft": seen.get("first_ttft"), "harm": seen.get("harm", []), "analysis": seen.get("analysis"),
         "incident": str(incident_path(incidents, rollout)) if report and incidents else "",
     }  # fmt: skip
 

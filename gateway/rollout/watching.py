@@ -39,6 +39,7 @@ class Watched:
         self.saved_at = 0.0
         self.judged: tuple[int, Analysis] | None = None      # generation of the row, and the judgement
         self.units: Mapping[str, int] = {}
+        self.first_ttft: float | None = (course.memory.seen or {}).get("first_ttft")
         self.means: Mapping[str, float] = dict(course.memory.reference)
         self._store = store
         self._sums = sums
@@ -69,6 +70,8 @@ class Watched:
             if self._guard is None:
                 self._guard = StableGuard(self._store, self.course)
             self.stable = self._guard.look(self.course)
+            if self.first_ttft is None and self.course.rollout.phase is Phase.RAMP:
+                self.first_ttft = self._store.first_ttft(self.course.rollout.id)
 
     def judge_if_due(self) -> None:
         """Begin a judgement in the background unless one is under way or was made just now."""
@@ -90,7 +93,8 @@ class Watched:
         """The latest numbers, as listings show them."""
         analysis = self.analysis
         harm = [_finding(finding) for finding in self.evidence.findings]
-        return {"harm": harm, "units": dict(self.units), "analysis": analysis.to_json() if analysis else None}
+        shown = analysis.to_json() if analysis else None
+        return {"harm": harm, "units": dict(self.units), "analysis": shown, "first_ttft": self.first_ttft}
 
     def close(self) -> None:
         """Stop what is under way."""

@@ -41,6 +41,16 @@ async def test_a_judgement_belongs_to_one_generation(records: Records):
     assert watched.analysis is None and watched.seen()["analysis"] is None
 
 
+async def test_the_first_cold_answer_is_reported_apart(records: Records):
+    watched = watch(records, Clock(100.0))
+    records.answer(records.stable, 1, ttft=0.2)
+    records.answer(records.candidate, 2, ttft=None)
+    records.answer(records.candidate, 3, ttft=4.5)
+    records.answer(records.candidate, 4, ttft=0.3)
+    watched.read()
+    assert watched.first_ttft == 4.5 and watched.seen()["first_ttft"] == 4.5
+
+
 async def test_they_keep_a_distance_that_grows_with_what_they_take(records: Records):
     clock = Clock(100.0)
     watched = watch(records, clock)
