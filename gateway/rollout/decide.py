@@ -99,7 +99,7 @@ def decide(plan: Plan, rollout: Rollout, memory: Memory, facts: Facts, now: floa
 def _ending(rollout: Rollout, facts: Facts) -> Action | None:
     if facts.fault:
         return Action(Act.ROLL_BACK, facts.fault, cause="load")
-    if facts.obstacle:
+    if facts.obstacle and rollout.phase is Phase.PREPARING:  # later it is waited out: stable serves meanwhile
         return Action(Act.ABORT, facts.obstacle, cause="obstacle")
     for finding in facts.harm:
         if finding.verdict is Verdict.FAIL:

@@ -88,7 +88,9 @@ def test_harm_ends_it_whatever_holds_it(hold, facts, cause):
 
 
 def test_what_is_not_its_fault_aborts():
-    assert act(obstacle="no free slot", ready=False).act is Act.ABORT
+    preparing = replace(ROW, phase=Phase.PREPARING, step=0, weight=0.0)
+    assert act(preparing, obstacle="no free slot", ready=False).act is Act.ABORT
+    assert act(obstacle="the artifact store is away", ready=False, analysis=PASS).act is Act.WAIT
 
 
 def test_no_analysis_of_harm_is_needed_for_a_rollback_and_its_numbers_are_kept():
