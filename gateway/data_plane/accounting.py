@@ -35,10 +35,12 @@ class Accountant:
 
     def request(self, done: Finished) -> None:
         """A user's request is over."""
-        exchange, target, usage = done.exchange, done.exchange.target, done.usage
-        self.recorder.child(target.route, target.version, target.arm, exchange.request.endpoint.name).finished(
-            done.status, done.outcome, done.duration, done.ttft, usage.output_tokens, usage.input_tokens, done.overhead
-        )
+        exchange, usage = done.exchange, done.usage
+        if exchange.metrics is not None:
+            exchange.metrics.finished(
+                done.status, done.outcome, done.duration, done.ttft, usage.output_tokens, usage.input_tokens,
+                done.overhead,
+            )  # fmt: skip
         if exchange.reserved_tokens:
             self.limiter.settle(exchange.principal, exchange.reserved_tokens, _used(done))
         if done.suspect is None or done.upstream is None:

@@ -15,6 +15,7 @@ from gateway.data_plane.sse import Usage
 from gateway.data_plane.upstreams import Upstream
 from gateway.errors import ApiError
 from monitors.conventions import Outcome
+from monitors.metrics import RequestMetrics
 
 # As plain numbers: the operators of an IntFlag cost a microsecond.
 _DOWN, _BAD = int(Flag.ENGINE_DOWN), int(Flag.EMPTY | Flag.NON_FINITE)
@@ -35,6 +36,7 @@ class Exchange:
     principal: Principal
     reserved_tokens: int  # 0: no token limit to settle
     flags: int = 0  # adapters.types.Flag, as far as they are known when it is admitted
+    metrics: RequestMetrics | None = None  # what counts it; None: nothing does, as for mirrored requests
     selected: int = 0  # gateway.data_plane.watch: what is done with the answer's text; 0: nothing, it is not kept
 
     @property

@@ -28,7 +28,7 @@ from monitors.metrics import Recorder
 
 logger = logging.getLogger("understudy.handler")
 
-_TRACE = (b"traceparent", b"tracestate", b"baggage")
+_TRACE = frozenset({b"traceparent", b"tracestate", b"baggage"})
 _NO_UNIT = int(Flag.NO_UNIT)
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -64,6 +64,7 @@ class Handler:
             metrics = self._services.recorder.child(
                 exchange.target.route, exchange.target.version, exchange.target.arm, endpoint.name
             )
+            exchange.metrics = metrics
             account = self._services.accountant.request
             relay = Relay(exchange, down, account, self._services.recorder.failover)
             metrics.started()
@@ -107,7 +108,7 @@ class Handler:
             request_id=_echo(headers) or minted.encode(),
             unit=unit_hash,
             received=received,
-            trace=b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in _TRACE if name in headers),
+            trace=b"" if _TRACE.isdisjoint(headers) else _trace(headers),
             limit_headers=list(decision.headers) if decision else [],
             principal=principal,
             reserved_tokens=reserved,
@@ -149,6 +150,11 @@ def _echo(headers: dict[bytes, bytes]) -> bytes:
     """The client's own request id, if it is one that may stand in a header and a log line."""
     given = headers.get(b"x-request-id", b"")
     return given if _REQUEST_ID.fullmatch(given) else b""
+
+
+def _trace(headers: dict[bytes, bytes]) -> bytes:
+    """The header lines of a trace, as they are passed on."""
+    return b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in sorted(_TRACE & headers.keys()))
 
 
 def _check_content(headers: dict[bytes, bytes]) -> None:
