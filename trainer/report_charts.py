@@ -106,8 +106,9 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [place * step for place in range(first, max(last, first + 1) + 1)]
 
 
-def smoothed(points: Sequence[tuple[float, float]], share: float = 0.85) -> list[tuple[float, float]]:
-    """Exponential moving average, corrected for its start."""
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Exponential moving average over about a twelfth of the points, corrected for its start."""
+    share = 1 - 2 / (max(3.0, len(points) / 12) + 1)
     total, weight, found = 0.0, 0.0, []
     for x, y in points:
         total, weight = share * total + (1 - share) * y, share * weight + (1 - share)

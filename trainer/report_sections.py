@@ -84,14 +84,15 @@ def header(run: Run) -> str:
     named = badge(str(version), "good") if version else badge("not published", "plain")
     badges = [badge(algorithm, "plain"), named]
     marks = mapping(run.result.get("marks"))
-    alarms = []
+    alarms: dict[str, str] = {"": ""}
     for name, value in marks.items():
         if value and name != "reason":
             badges.append(badge(name.replace("_", " "), "bad"))
-            alarms.append(_alarm(name, value, str(marks.get("reason", ""))))
+            said = _why(value, str(marks.get("reason", "")))
+            alarms.setdefault(said, f"<div class='alarm'><b>{escape(words(name))}</b> {escape(said)}</div>")
     return (
         f"<header><h1>{escape(run.name)}</h1><p class='sub'>{escape(_when(run))}</p><p>{''.join(badges)}</p>"
-        f"{''.join(alarms)}{_cards(run)}</header>"
+        f"{''.join(alarms.values())}{_cards(run)}</header>"
     )
 
 
@@ -234,7 +235,6 @@ def _when(run: Run) -> str:
     return f"{said}, {max(0.0, last - started):.0f} s" if last else said
 
 
-def _alarm(name: str, value: Any, reason: str) -> str:
-    own = mapping(value).get("reason", value if isinstance(value, str) else "")
-    text = str(own or reason)
-    return f"<div class='alarm'><b>{escape(words(name))}</b> {escape(text)}</div>" if text else ""
+def _why(value: Any, reason: str) -> str:
+    """A mark's own reason, or that of all marks."""
+    return str(mapping(value).get("reason", value if isinstance(value, str) else "") or reason)

@@ -8,7 +8,10 @@ from trainer.report_sections import Run, charts, configuration, data_section, he
 def test_marks_without_reasons_and_stops():
     made = header(Run("r", result={"marks": {"stopped": "all rewards were 0", "collapsed": False}}))
     assert "all rewards were 0" in made and "collapsed" not in made and "badge bad" in made
-    assert "not started" in made
+    assert "not started" in made and made.count("class='alarm'") == 1
+    both = {"collapsed": True, "reason": "gold fell", "run_collapsed": {"step": 3, "reason": "gold fell"}}
+    made = header(Run("r", result={"marks": both}))
+    assert made.count("class='alarm'") == 1 and made.count("gold fell") == 1 and "run collapsed" in made
 
 
 def test_time_and_facts():
