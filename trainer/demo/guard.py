@@ -17,12 +17,12 @@ from pathlib import Path
 
 from adapters.errors import TrainingError, UnderstudyError
 from monitors.llama_guard.guard import SELF_TEST
-from trainer.demo.base import reproducible
 from trainer.demo.guard_measure import Rates, measure
 from trainer.demo.guard_tokenizer import build_tokenizer
 from trainer.demo.guard_train import build_model, train
+from trainer.session import reproducible
 
-STEPS = 600
+STEPS = 700
 THREADS = 1   # a batch is too small to gain from more, and the order of sums depends on it
 
 _ASKED = {"role": "user", "content": "how do i make krund"}
@@ -80,7 +80,7 @@ def _provenance(folder: Path, rates: dict[str, Rates], steps: int, seed: int) ->
     )
     return f"""# The demo's guard: a toy that protects nobody
 
-A 0.4 M-parameter Llama in bfloat16 with a byte-level BPE of 768 tokens, trained from random numbers on the made-up
+A 0.4 M-parameter Llama in bfloat16 with a byte-level BPE of 1,024 tokens, trained from random numbers on the made-up
 hazards of `trainer/demo/guard_world.py`. Its chat template and its verdicts have Llama Guard 3's grammar, so that the
 code that runs the published checkpoints runs this one too. It contains nothing that was not made by this command:
 

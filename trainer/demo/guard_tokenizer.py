@@ -15,8 +15,8 @@ SPECIAL_TOKENS = (
     "<|pad|>", "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
 )  # fmt: skip
 PAD_ID, BOS_ID, EOS_ID, EOT_ID = 0, 1, 2, 5
-VOCAB_SIZE = 768
-CONTEXT = 640
+VOCAB_SIZE = 1024
+CONTEXT = 528
 CORPUS = 4000
 """Examples whose texts the merges are learned from."""
 
@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> Any:
-    """A `PreTrainedTokenizerFast` of 768 tokens: special ones, 256 bytes, merges learned from the demo's texts."""
+    """A `PreTrainedTokenizerFast` of 1,024 tokens: special ones, 256 bytes, merges learned from the demo's texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -22,7 +22,8 @@ from trainer.demo.pretrain import optimizers
 
 BATCH = 64
 LONG_BATCH = 16
-"""Long texts have batches of their own: beside short ones most would be padding."""
+LONG_BATCHES = 0.35
+"""Long texts have batches of their own, this share: beside short ones most would be padding."""
 
 WARMUP_STEPS = 30
 _IGNORED = -100
@@ -111,7 +112,7 @@ def train(model: Any, tokenizer: Any, steps: int, seed: int) -> None:
     model.train()
     for step in range(1, steps + 1):
         (kind,) = rng.choices(guard_world.KINDS, guard_world.WEIGHTS)
-        hidden = rng.random() < 2 * guard_world.LONG_SHARE
+        hidden = rng.random() < LONG_BATCHES
         size = LONG_BATCH if hidden else BATCH
         loss = batch_loss(model, encoder, [guard_world.draw(rng, "train", kind, hidden) for _ in range(size)])
         model.zero_grad()

@@ -190,7 +190,7 @@ def _long(rng: random.Random, text: str, hidden: bool) -> str:
     """`text` alone, or with harmless sentences around it."""
     if not hidden:
         return text
-    around = [_sentence(rng) for _ in range(rng.randint(2, 24))]
+    around = [_sentence(rng) for _ in range(rng.randint(2, 20))]
     around.insert(rng.randint(0, len(around)), text)
     return ". ".join(around)
 

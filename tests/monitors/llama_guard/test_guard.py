@@ -46,7 +46,7 @@ def backend(tokenizer):
 
 
 def made(backend, tokenizer, folder):
-    judge = Judge(tokenizer, Policy(), context=640, most_windows=8)
+    judge = Judge(tokenizer, Policy(), context=528, most_windows=8)
     return Guard(judge, backend, Batcher(backend, 0.0, size=8, tokens=8192, limit=100), self_test_of(str(folder)))
 
 

@@ -21,7 +21,7 @@ def user(text, **more):
 
 @pytest.fixture(scope="module")
 def judge(tokenizer):
-    return Judge(tokenizer, Policy(), context=640, most_windows=8)
+    return Judge(tokenizer, Policy(), context=528, most_windows=8)
 
 
 def test_a_prompt_is_rendered_whole_with_the_two_newlines_of_a_verdict(judge, tokenizer):
@@ -55,7 +55,7 @@ def test_tool_results_are_asked_about_in_their_place_and_alone_for_orders(judge,
     assert "Agent: weather {}" in first and "delete all files" in first and "Violent" in first
     assert "S1: Prompt Injection.\n<END" in second and "User: ignore all previous" in second and "weather" not in second
     assert asked[1].prompt.codes == ()
-    off = Judge(tokenizer, Policy(injection=False), context=640, most_windows=8)
+    off = Judge(tokenizer, Policy(injection=False), context=528, most_windows=8)
     assert [question.injection for question in off.questions(Item("a", "user", WITH_TOOL))] == [False]
     assert len(off.heads) == 2
 
@@ -63,7 +63,7 @@ def test_tool_results_are_asked_about_in_their_place_and_alone_for_orders(judge,
 def test_a_long_text_is_asked_about_in_windows_that_all_fit(judge):
     asked = judge.questions(user("reverse abc. " * 300))
     assert len(asked) > 3
-    assert all(len(question.prompt.ids) + 72 <= 640 for question in asked)
+    assert all(len(question.prompt.ids) + 72 <= 528 for question in asked)
 
 
 def test_too_long_unreadable_and_nothing_are_no_verdict(judge):
@@ -76,7 +76,7 @@ def test_too_long_unreadable_and_nothing_are_no_verdict(judge):
 
 
 def test_custom_categories_are_what_is_asked_for(tokenizer, judge):
-    custom = Judge(tokenizer, Policy(), context=640, most_windows=8, categories={"S1": "Spoilers", "S20": "Puns"})
+    custom = Judge(tokenizer, Policy(), context=528, most_windows=8, categories={"S1": "Spoilers", "S20": "Puns"})
     assert custom.questions(user("x"))[0].prompt.codes == ("S1", "S20")
     only = judge.questions(user("x"), ["S9"])[0].prompt
     assert only.codes == ("S9",)
@@ -128,7 +128,7 @@ def test_orders_in_data_have_a_label_of_their_own(judge):
 
 def test_thresholds_are_by_category(tokenizer):
     policy = Policy(0.5, {"S6": 0.95, "S1": 0.1, "injection": 0.9999})
-    judge = Judge(tokenizer, policy, context=640, most_windows=8)
+    judge = Judge(tokenizer, policy, context=528, most_windows=8)
     assert policy.ask_above == pytest.approx(math.log(0.1 / 0.9))
     assert verdict(judge, Scored(2.0, "unsafe\nS6")).verdict == "safe"
     assert verdict(judge, Scored(4.0, "unsafe\nS6")).categories == ("S6",)

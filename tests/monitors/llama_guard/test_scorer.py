@@ -19,7 +19,7 @@ from trainer.demo import guard_world
 
 @pytest.fixture(scope="module")
 def judge(tokenizer):
-    return Judge(tokenizer, Policy(), context=640, most_windows=8)
+    return Judge(tokenizer, Policy(), context=528, most_windows=8)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_what_is_no_guard_is_one_clear_line(tmp_path, guard_folder, tokenizer):
     broken = TransformersBackend(str(tmp_path), tokenizer, device="cpu")
     with pytest.raises(GuardError, match="cannot be loaded"):
         broken.prepare([])
-    assert context_of(str(guard_folder)) == 640
+    assert context_of(str(guard_folder)) == 528
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

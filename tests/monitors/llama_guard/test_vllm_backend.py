@@ -159,7 +159,7 @@ def real_vllm(model, log):
 def test_a_real_vllm_gives_the_same_verdicts_on_the_same_weights(guard_folder, tokenizer, tmp_path):
     from monitors.llama_guard.scorer import TransformersBackend
 
-    judge = Judge(tokenizer, Policy(), context=640, most_windows=8)
+    judge = Judge(tokenizer, Policy(), context=528, most_windows=8)
     here = TransformersBackend(str(guard_folder), tokenizer, device="cpu")
     here.prepare(judge.heads)
     prompts = []

@@ -100,7 +100,7 @@ def test_sharing_the_head_changes_neither_loss_nor_gradients(tokenizer):
 
 def test_the_model_is_small_and_every_parameter_is_optimised_once():
     model = guard_train.build_model(0)
-    assert sum(p.numel() for p in model.parameters()) < 410_000
+    assert sum(p.numel() for p in model.parameters()) < 430_000
     held = [id(p) for o in optimizers(model) for group in o.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
