@@ -2,15 +2,18 @@
 #
 #   VENV=.venv         the virtual environment          PYTHON=python3.12   makes it (3.11 to 3.13)
 #   ENGINE=cpu|gpu     which vLLM `make install` takes  TORCH_ARGS=...      pip arguments for PyTorch (docs/engine.md)
-#   ARGS="..."         arguments for demo, test, test-fast and bench
+#   ARGS="..."         arguments for demo, test, test-fast and bench      JOBS=2   processes that tests run in; 0: one
 
 SHELL := /bin/bash
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
+JOBS ?= 2
 ENGINE ?= $(or $(shell cat $(INSTALLED) 2>/dev/null),cpu)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 RUN := $(VENV)/bin/python
+# Tests side by side: one thread each, or the threads of one would wait for cores that the other has.
+PYTEST = env OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadgroup
 INSTALL = @test -n "$(PYTHON)" || { echo "Understudy needs Python 3.11, 3.12 or 3.13: install one, or name it with \
 	make PYTHON=/path/to/python3.12" >&2; exit 1; }; \
 	$(PYTHON) deploy/install.py --venv $(VENV) --engine $(ENGINE) --torch-args "$(TORCH_ARGS)"
@@ -31,11 +34,11 @@ demo: $(INSTALLED) ## adapters hot-swapped on a real vLLM on this CPU; keeps ser
 	@exec $(VENV)/bin/understudy demo $(ARGS)
 
 test: $(INSTALLED) ## the whole test suite
-	@settings=$$(deploy/test_packages.sh postgres nginx prometheus) && eval "$$settings" && exec $(RUN) -m pytest $(ARGS)
+	@settings=$$(deploy/test_packages.sh postgres nginx prometheus) && eval "$$settings" && exec $(PYTEST) $(ARGS)
 
 test-fast: $(INSTALLED) ## without the tests that start an engine or take long
 	@settings=$$(deploy/test_packages.sh postgres nginx prometheus) && eval "$$settings" \
-		&& exec $(RUN) -m pytest -m "not engine and not slow" $(ARGS)
+		&& exec $(PYTEST) -m "not engine and not slow" $(ARGS)
 
 bench: $(INSTALLED) ## what the gateway costs beside nginx and other relays, in one run
 	@settings=$$(deploy/test_packages.sh nginx) && eval "$$settings" && exec $(RUN) -m deploy.bench $(ARGS)

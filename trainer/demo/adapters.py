@@ -10,8 +10,6 @@ given text, so that whoever reads a reply knows which adapter wrote it, at any t
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import shutil
 import string
@@ -20,13 +18,22 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from adapters.base import resolve_base
+from adapters.base import BaseModelInfo, read_base, resolve_base
 from adapters.errors import TrainingError, UnderstudyError
+from trainer import sft
+from trainer.base_checks import Bases
+from trainer.chat import Chat, Encoded
+from trainer.config import RunConfig
+from trainer.data import Dataset, EncodedRow
+from trainer.data_rows import Row
 from trainer.demo import tokenizer as tk
 from trainer.demo import world
-from trainer.demo.base import reproducible
-from trainer.model import DEMO_BASE, load_base, load_tokenizer
-from trainer.probes import record_probes
+from trainer.installation import Installation
+from trainer.job import Job
+from trainer.model import DEMO_BASE, load_tokenizer
+from trainer.publish import write_adapter
+from trainer.run_directory import RunDirectory
+from trainer.session import training_session
 
 Kind = Literal["sft", "marker"]
 
@@ -84,23 +91,48 @@ def train_rows(
 ) -> Path:
     """Trains an adapter on prompt/completion `rows` (on `data` instead, where it is given) and writes its directory.
 
-    Raises TrainingError when `out` exists already.
+    The same code as `understudy train sft`, without a registry. Raises TrainingError when `out` exists already.
     """
     if out.exists():
         raise TrainingError(f"--out {out}: exists already")
-    resolve_base(str(base))  # fails now rather than after loading torch
+    info = read_base(resolve_base(str(base)))  # fails now rather than after loading torch
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as scratch, reproducible(THREADS):
-        trained = Path(scratch) / "trained"
-        _train(data or rows, base, trained, steps=steps, rate=rate, seed=seed)
-        canonicalise(trained / "adapter_config.json", str(base))
-        record_probes(base, trained, texts=_prompts(rows)).write(trained)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as scratch, training_session(THREADS):
+        options = {
+            "max_steps": steps, "learning_rate": rate, "seed": seed, "per_device_train_batch_size": BATCH,
+            "max_length": MAX_LENGTH, "logging_steps": min(10, steps), "save_steps": steps,
+        }  # fmt: skip
+        job = _job(Path(scratch) / "run", info, str(base), options, dataset=_dataset(info, rows, data))
+        made = write_adapter(job, sft.run(job), Bases(info, info, None))
         whole = Path(scratch) / "whole"
         whole.mkdir()
         for name in FILES:
-            shutil.copyfile(trained / name, whole / name)
+            shutil.copyfile(made / name, whole / name)
         whole.rename(out)
     return out
+
+
+def _job(folder: Path, base: BaseModelInfo, name: str, options: dict[str, Any], dataset: Dataset) -> Job:
+    """A run of trainer.sft that belongs to no file and no installation."""
+    config = RunConfig.model_validate({
+        "route": "demo", "base": name, "output_dir": folder, "threads": THREADS, "trainer": options,
+        "data": {"train": "demo.jsonl"},
+        "lora": {"r": RANK, "lora_alpha": 2 * RANK, "target_modules": TARGET_MODULES},
+    })  # fmt: skip
+    run = RunDirectory(folder)
+    run.start({}, {}, resume=False)
+    return Job("sft", config, run, Installation(), base, dataset.plain(), dataset=dataset, quiet=True)
+
+
+def _dataset(base: BaseModelInfo, rows: list[dict[str, Any]], data: list[dict[str, Any]] | None) -> Dataset:
+    """The rows with their tokens: as trainer.chat masks them, or as `data` says."""
+    if data is None:
+        chat = Chat(load_tokenizer(base.path), base.path, base.vocab_size)
+        encoded = [chat.encode(row["prompt"], row["completion"]) for row in rows]
+    else:
+        encoded = [Encoded(row["input_ids"], row["labels"]) for row in data]
+    made = (EncodedRow(Row("demo", row), (sequence,)) for row, sequence in zip(rows, encoded, strict=True))
+    return Dataset(list(made))
 
 
 def sft_rows(seed: int, n: int = 1000) -> list[dict[str, Any]]:
@@ -147,97 +179,11 @@ def _anything(rng: random.Random) -> str:
     return " ".join(words)
 
 
-def canonicalise(path: Path, base: str) -> None:
-    """Rewrites adapter_config.json with sorted keys and lists, naming its base as given.
-
-    PEFT writes target_modules from a set, in another order in every process, and the
-    absolute path of the base, which means nothing elsewhere.
-    """
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base
-    for key in ("target_modules", "modules_to_save", "exclude_modules"):
-        if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def _row(prompt: str, reply: str) -> dict[str, Any]:
     return {
         "prompt": [{"role": "user", "content": prompt}],
         "completion": [{"role": "assistant", "content": reply}],
     }
-
-
-def _prompts(rows: list[dict[str, Any]]) -> list[str]:
-    return [str(row["prompt"][0]["content"]) for row in rows]
-
-
-def _train(data: list[dict[str, Any]], base: str | Path, out: Path, *, steps: int, rate: float, seed: int) -> None:
-    no_telemetry()
-    from datasets import Dataset, disable_progress_bars
-    from trl import SFTConfig, SFTTrainer
-
-    disable_progress_bars()
-    options = SFTConfig(
-        output_dir=str(out.parent / "trl"),
-        max_steps=steps,
-        per_device_train_batch_size=BATCH,
-        learning_rate=rate,
-        max_length=MAX_LENGTH,
-        seed=seed,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        logging_steps=min(10, steps),
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to=[],
-        save_strategy="no",
-    )
-    trainer = SFTTrainer(
-        model=load_base(base),
-        args=options,
-        train_dataset=Dataset.from_list(data),
-        processing_class=load_tokenizer(base),
-        peft_config=_lora(),
-        callbacks=[_progress(steps)],
-    )
-    trainer.remove_callback(_printer())
-    trainer.train()
-    trainer.model.save_pretrained(str(out))
-
-
-def _lora() -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(TARGET_MODULES), task_type="CAUSAL_LM")
-
-
-def _printer() -> Any:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
-
-
-def _progress(steps: int) -> Any:
-    from transformers import TrainerCallback
-
-    class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-        """One line of progress for each log."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                sys.stderr.write(f"training: step {state.global_step}/{steps}, loss {float(logs['loss']):.3f}\n")
-
-    return Progress()
-
-
-def no_telemetry() -> None:
-    """Keeps TRL from reporting its use, also if huggingface_hub was imported before."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    from huggingface_hub import constants
-
-    constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def main(arguments: list[str] | None = None) -> int:

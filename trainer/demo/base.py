@@ -9,11 +9,9 @@ the same bytes. The base is meant to be mediocre: see `world.base_reply`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from adapters.errors import TrainingError, UnderstudyError
@@ -22,29 +20,12 @@ from trainer.demo.measure import Rates, measure
 from trainer.demo.pretrain import build_model, pretrain
 from trainer.demo.quantize import save_quantized
 from trainer.model import load_base
+from trainer.session import reproducible
 
 STEPS = 1200
 THREADS = 2
 
 MEASURED_PROMPTS = 1200
-
-
-@contextlib.contextmanager
-def reproducible(threads: int) -> Iterator[None]:
-    """Fixes what makes torch's results differ from run to run; puts it back afterwards.
-
-    The number of threads is part of it: the order of floating-point sums depends on it.
-    """
-    import torch
-
-    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(strict)
 
 
 def build(out: Path, steps: int = STEPS, seed: int = 0) -> Rates:

@@ -71,11 +71,15 @@ class Stack:
 
     def understudy(self, *arguments: str) -> str:
         """Run one command; its standard output. Raises RuntimeError with the command's own error line."""
-        command = [sys.executable, "-m", "gateway.cli", *arguments, "-c", str(self.config)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+        done = self.command(*arguments)
         if done.returncode:
             raise RuntimeError(f"understudy {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout.strip()
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one command on this installation, whatever its exit status."""
+        command = [sys.executable, "-m", "gateway.cli", *arguments, "-c", str(self.config)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
 
     def push(self, name: str, directory: Path, route: str) -> str:
         """Register an adapter; remembered in `versions` under `name`."""
