@@ -54,7 +54,8 @@ class RunDirectory:
         `frozen` must not change when a run is resumed; `environment` (code, packages) may, and is recorded.
         """
         if not self.frozen.exists():
-            if any(path.name != "lock" for path in self.path.glob("*")):
+            ours = ("lock", self.checkpoints.name)  # and unfinished files: what a run leaves that was killed right here
+            if any(path.name not in ours and not path.name.startswith(".") for path in self.path.glob("*")):
                 raise Conflict(f"output_dir {self.path} is not empty and holds no run: choose another one")
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.write_json(self.frozen, {**frozen, "environment": environment, "started_at": time.time()})

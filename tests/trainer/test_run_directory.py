@@ -70,6 +70,15 @@ def test_resume_starts_what_was_never_started_but_not_in_somebody_elses_folder(t
         RunDirectory(tmp_path / "full").start(FROZEN, {}, resume=False)
 
 
+def test_a_run_killed_while_it_made_its_folder_starts_again(tmp_path):
+    run = RunDirectory(tmp_path / "a")
+    run.checkpoints.mkdir(parents=True)
+    (run.path / "lock").touch()
+    (run.path / ".run.json.17.tmp").write_text('{"algo')
+    run.start(FROZEN, {}, resume=True)
+    assert run.read_json(run.frozen)["algorithm"] == "sft"
+
+
 def test_rows_after_the_checkpoint_are_forgotten_and_a_torn_line_too(run):
     for step in (1, 2, 3):
         run.log(step, "train", {"loss": 1 / step, "bad": math.nan})

@@ -63,7 +63,7 @@ def test_the_command_prints_the_directory_and_reports_progress(tmp_path, capfd):
     assert demo.main(["--kind", "marker", "--text", "Z", "--out", str(out), "--steps", "3"]) == 0
     shown = capfd.readouterr()
     assert shown.out == f"{out}\n"
-    assert "training: step 3/3, loss " in shown.err
+    assert "sft: step 3/3, loss " in shown.err
 
 
 @pytest.mark.parametrize(
@@ -90,18 +90,6 @@ def test_an_unknown_kind_is_refused(tmp_path):
         demo.make_adapter(tmp_path / "x", "magic")
 
 
-def test_lists_and_keys_of_a_config_are_sorted(tmp_path):
-    path = tmp_path / "adapter_config.json"
-    path.write_text('{"r": 8, "target_modules": ["v", "k"], "modules_to_save": null, "base_model_name_or_path": "/a"}')
-    demo.canonicalise(path, "demo")
-    assert list(json.loads(path.read_text()).items()) == [
-        ("base_model_name_or_path", "demo"),
-        ("modules_to_save", None),
-        ("r", 8),
-        ("target_modules", ["k", "v"]),
-    ]
-
-
 def test_training_rows_are_train_prompts_only():
     for row in demo.sft_rows(0, 300) + demo.marker_rows("A:", 0, 300):
         prompt = row["prompt"][0]["content"]
@@ -111,12 +99,3 @@ def test_training_rows_are_train_prompts_only():
 
 def test_every_marked_completion_opens_with_the_marker():
     assert all(row["completion"][0]["content"].startswith("A:") for row in demo.marker_rows("A:", 0, 300))
-
-
-def test_telemetry_is_off_even_if_the_hub_library_was_loaded_before(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
-    demo.no_telemetry()
-    assert constants.HF_HUB_DISABLE_TELEMETRY
