@@ -47,21 +47,7 @@ def create_app(guard: Guard, metrics: GuardMetrics, api_key: str = "") -> FastAP
     async def screen(request: Request) -> Response:
         check_key(request, api_key)
         wanted = await body_as(request, WireRequest)
-        if guard.reason:
-            metrics.refused()
-            raise unavailable(f"the guard is not ready: {guard.reason}", retry_after=1.0)
-        began = time.perf_counter()
-        items = [Item(one.id, one.role, one.messages, one.text) for one in wanted.items]
-        try:
-            results = await guard.screen(items, wanted.categories)
-        except Overloaded as error:
-            metrics.refused()
-            raise unavailable(str(error), retry_after=1.0) from None
-        except ConfigError as error:
-            raise bad_request(str(error), param="categories") from None
-        metrics.took(time.perf_counter() - began)
-        for item, result in zip(items, results, strict=True):
-            metrics.judged(item.role, result)
+        results = await _screened(guard, metrics, wanted)
         return as_json({"results": [_wire(result) for result in results]})
 
     @app.get("/healthz")
@@ -81,6 +67,26 @@ def create_app(guard: Guard, metrics: GuardMetrics, api_key: str = "") -> FastAP
         return Response(body, headers={"content-type": content_type})
 
     return app
+
+
+async def _screened(guard: Guard, metrics: GuardMetrics, wanted: WireRequest) -> list[Result]:
+    """The results, counted. Raises ApiError: 503 when it is not ready or has too much to do, 400 for categories."""
+    if guard.reason:
+        metrics.refused()
+        raise unavailable(f"the guard is not ready: {guard.reason}", retry_after=1.0)
+    began = time.perf_counter()
+    items = [Item(one.id, one.role, one.messages, one.text) for one in wanted.items]
+    try:
+        results = await guard.screen(items, wanted.categories)
+    except Overloaded as error:
+        metrics.refused()
+        raise unavailable(str(error), retry_after=1.0) from None
+    except ConfigError as error:
+        raise bad_request(str(error), param="categories") from None
+    metrics.took(time.perf_counter() - began)
+    for item, result in zip(items, results, strict=True):
+        metrics.judged(item.role, result)
+    return results
 
 
 def _wire(result: Result) -> dict[str, Any]:
