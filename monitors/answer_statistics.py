@@ -2,7 +2,7 @@
 
 Tokens here are words and marks, or characters where a text has no words to speak of: the gateway has no tokenizer.
 Duplicate n-grams and distinct-n: Li et al. (NAACL 2016). distinct-n falls with length, so it is taken over windows of
-a fixed number of tokens. Compression: Shaib et al. (2024), zlib over at most BLOCK bytes, the window of deflate twice.
+a fixed number of tokens. Compression: Shaib et al. (2024), zlib over at most BLOCK characters.
 No numpy: this runs in the data plane.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from monitors.text import compression_ratio, distinct_n, duplicate_ngram_fraction
 
 WINDOW = 32  # tokens
-BLOCK = 64 * 1024  # characters of a text that are looked at
-MOST_TOKENS = 4096
+BLOCK = 16 * 1024  # characters of a text that are looked at: more would take milliseconds
+MOST_TOKENS = 2048
 REMEMBERED = 20_000  # n-grams of earlier answers
 N = 4
 

@@ -1,20 +1,19 @@
-"""Looks at sampled answers after they have left: text statistics, and samples for the graders. In a thread of its own.
+"""Looks at sampled answers after they have left: text statistics, and samples for the graders.
 
-The loop only appends to a bounded queue. While the thread works, the loop waits for the interpreter for at most the
-worker's switch interval (server.SWITCH). Texts are dropped as soon as they are looked at; what stays are numbers: rows
-of `scores` and `shadow_pairs`, and histograms.
+In the loop, between other things, SLICE seconds at a time: an answer costs some 30 µs. A thread would cost five times
+as much, because every zlib call hands the interpreter over and the loop's next wait hands it back (docs/shadow.md).
+Texts are dropped as soon as they are looked at; what stays are numbers: rows of `scores` and `shadow_pairs`, and
+histograms.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 from gateway.data_plane.events import EventWriter
 from gateway.data_plane.exchange import Finished
@@ -30,7 +29,7 @@ logger = logging.getLogger("understudy.evidence")
 
 CAPACITY = 512  # answers that may wait to be looked at
 MOST_WAITING = 64 * 1024**2  # bytes of requests and answers that may wait
-INTERVAL = 0.05  # seconds between two looks at the queue
+SLICE = 0.0005  # seconds of looking before the loop sees to its connections again
 VERSIONS = 16  # versions whose earlier answers are remembered
 
 
@@ -44,7 +43,7 @@ class Pair:
 
 
 class Evidence:
-    """Owns the thread. `offer` and `pair` from the loop's thread; `grading` None: there are no graders."""
+    """All but what graders bring happens in the loop's thread; `grading` None: there are none."""
 
     def __init__(self, events: EventWriter, recorder: Recorder, grading: Grading | None) -> None:
         self._events = events
@@ -52,12 +51,9 @@ class Evidence:
         self._grading = grading
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Finished | Pair] = deque()
-        self._came = self._went = 0  # bytes; each written by one thread
-        self._texts: list[tuple[str, str, float, float]] = []  # for the histograms: route, version and their values
+        self._waiting = 0  # bytes
+        self._scheduled = False
         self._repetitions: dict[str, Repetition] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
-        self._thread.start()
 
     def offer(self, done: Finished) -> None:
         """Look at a user's answer. Never waits: dropped and counted when too many are waiting."""
@@ -67,33 +63,36 @@ class Evidence:
         """Compare the two answers of a pair."""
         self._put(pair)
 
-    def close(self, seconds: float) -> None:
-        """Look at what is waiting, for at most `seconds`. Blocks: not for the loop."""
-        self._stop.set()
-        self._thread.join(seconds)
+    def close(self) -> None:
+        """Look at what is still waiting."""
+        while self._queue:
+            self._next()
 
     def _put(self, item: Finished | Pair) -> None:
-        if len(self._queue) < CAPACITY and self._came - self._went < MOST_WAITING:
-            self._came += _size(item)
-            self._queue.append(item)
-        else:
+        if len(self._queue) >= CAPACITY or self._waiting >= MOST_WAITING:
             self._recorder.events_dropped(EventKind.TEXT)
+            return
+        self._waiting += _size(item)
+        self._queue.append(item)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._work)
 
-    def _run(self) -> None:
-        while True:
-            stopping = self._stop.wait(INTERVAL)
-            while self._queue:
-                item = self._queue.popleft()
-                self._went += _size(item)
-                try:
-                    self._look(item)
-                except Exception:  # one odd answer must not end the thread
-                    logger.exception("bug while looking at an answer")
-            if self._texts:
-                found, self._texts = self._texts, []
-                self._in_loop(partial(self._count, found))
-            if stopping:
-                return
+    def _work(self) -> None:
+        until = time.monotonic() + SLICE
+        while self._queue and time.monotonic() < until:
+            self._next()
+        self._scheduled = bool(self._queue)
+        if self._scheduled:
+            self._loop.call_soon(self._work)
+
+    def _next(self) -> None:
+        item = self._queue.popleft()
+        self._waiting -= _size(item)
+        try:
+            self._look(item)
+        except Exception:  # one odd answer must not end the worker
+            logger.exception("bug while looking at an answer")
 
     def _look(self, item: Finished | Pair) -> None:
         if isinstance(item, Pair):
@@ -101,7 +100,8 @@ class Evidence:
             return
         text = _text(item)
         found = self._statistics(item, text)
-        self._texts.append((*_version(item), found["duplicate_4gram"], found["compression_ratio"]))
+        duplicates, compression = found["duplicate_4gram"], found["compression_ratio"]
+        self._recorder.text(*_version(item), duplicates=duplicates, compression=compression)
         if not item.exchange.selected & STORE:
             return
         now = time.time()
@@ -126,7 +126,7 @@ class Evidence:
             self._grade(texts, lambda scores: self._paired(pair, *(_rewards(of) for of in scores)))
 
     def _paired(self, pair: Pair, stable: dict[str, float], shadow: dict[str, float]) -> None:
-        """Rows for what both have. From this thread, and from the grading one."""
+        """Rows for what both have. From the loop's thread, and from the grading one."""
         exchange, now = pair.stable.exchange, time.time()
         for name in stable.keys() & shadow.keys():
             row = (pair.rollout, exchange.response_id, now, exchange.unit, name, stable[name], shadow[name])
@@ -156,10 +156,6 @@ class Evidence:
             self._loop.call_soon_threadsafe(call)
         except RuntimeError:  # the loop is closed: shutting down
             logger.debug("a metric came too late")
-
-    def _count(self, texts: list[tuple[str, str, float, float]]) -> None:
-        for route, version, duplicates, compression in texts:
-            self._recorder.text(route, version, duplicates=duplicates, compression=compression)
 
     def _count_rewards(self, item: Finished, scores: Scores) -> None:
         for grader, value in scores.items():

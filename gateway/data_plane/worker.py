@@ -89,7 +89,8 @@ class Worker:
             self._shadows.close()
             for upstream in (*self._upstreams.values(), *self._retired):
                 upstream.close()
-            await asyncio.to_thread(_close, evidence, grading, self.events)
+            evidence.close()
+            await asyncio.to_thread(_close, grading, self.events)
             limiter.close()
             self.values.close()
             self.database.close()
@@ -176,9 +177,8 @@ class Worker:
             self.services.recorder.snapshot_age(time.monotonic() - self.watcher.refreshed)
 
 
-def _close(evidence: Evidence, grading: Grading | None, events: EventWriter) -> None:
-    """What is under way is looked at, graded and written, in this order. Blocks."""
-    evidence.close(FLUSH)
+def _close(grading: Grading | None, events: EventWriter) -> None:
+    """What is under way is graded and written, in this order. Blocks."""
     if grading is not None:
         grading.close(GRADING)
     events.close(FLUSH)

@@ -134,12 +134,29 @@ def done(size: int) -> Any:
 async def test_what_waits_is_bounded_in_number_and_in_bytes(
     monkeypatch: pytest.MonkeyPatch, size: int, fit: int
 ) -> None:
-    monkeypatch.setattr(evidence, "INTERVAL", 3600.0)
-    monkeypatch.setattr(Evidence, "_look", lambda *_: None)
+    looks: list[Any] = []
+    monkeypatch.setattr(Evidence, "_look", lambda _, item: looks.append(item))
     counted = Slow()
     looked = Evidence(counted, counted, None)  # type: ignore[arg-type]  # only drops are of interest
     one = done(size)
     for _ in range(fit + 7):
         looked.offer(one)
-    assert counted.dropped == {EventKind.TEXT: 7}
-    await asyncio.to_thread(looked.close, 5.0)
+    assert counted.dropped == {EventKind.TEXT: 7} and looks == []  # nothing happens before the loop is free
+    await eventually(lambda: len(looks) == fit)
+    looked.offer(one)  # … and there is room again
+    looked.close()
+    assert len(looks) == fit + 1
+
+
+async def test_an_odd_answer_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Any] = []
+
+    def look(_: Evidence, item: Any) -> None:
+        looks.append(item)
+        raise ValueError("odd")
+
+    monkeypatch.setattr(Evidence, "_look", look)
+    looked = Evidence(Slow(), Slow(), None)  # type: ignore[arg-type]  # nothing is stored
+    for _ in range(3):
+        looked.offer(done(10))
+    await eventually(lambda: len(looks) == 3)
