@@ -29,7 +29,8 @@ log = logging.getLogger("understudy.reward")
 def run_service(settings: Settings, base_dir: Path) -> None:
     """Run until SIGTERM or SIGINT. Raises UnderstudyError for whatever keeps it from starting."""
     configure("reward")
-    disable_created_metrics()  # series that no convention names; the switch is the process's
+    # Series that no convention names; the switch is the process's.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
     rewards = settings.rewards
     graders = production_graders(settings, base_dir)
     listener = listen("rewards", rewards.host, rewards.port, rewards.api_key)
