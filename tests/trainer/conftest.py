@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ class Engine:
             answer = self.post("/v1/chat/completions", model=model, messages=messages, temperature=temperature, seed=1)
             texts.append(answer.json()["choices"][0]["message"]["content"] or "")
         return texts
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """At this size two threads of torch are no quicker, and they wait for each other where the cores are shared."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
