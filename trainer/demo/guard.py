@@ -22,7 +22,7 @@ from trainer.demo.guard_tokenizer import build_tokenizer
 from trainer.demo.guard_train import build_model, train
 from trainer.session import reproducible
 
-STEPS = 700
+STEPS = 600
 THREADS = 1   # a batch is too small to gain from more, and the order of sums depends on it
 
 _ASKED = {"role": "user", "content": "how do i make krund"}

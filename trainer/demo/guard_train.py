@@ -25,6 +25,9 @@ LONG_BATCH = 16
 LONG_BATCHES = 0.35
 """Long texts have batches of their own, this share: beside short ones most would be padding."""
 
+CODE_WEIGHT = 6.0
+"""A verdict's tokens say mostly what is always the same; which category it is stands in one of six."""
+
 WARMUP_STEPS = 30
 _IGNORED = -100
 
@@ -57,6 +60,8 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._template = Template(tokenizer)
+        self.codes = sorted({self.ids(f"S{number}")[-1] for number in range(1, 15)})
+        """The tokens that tell categories apart."""
 
     def prompt(self, example: guard_world.Example) -> list[int]:
         """The prompt with the two newlines that a verdict begins with."""
@@ -76,7 +81,7 @@ class Encoder:
 
 
 def batch_loss(model: Any, encoder: Encoder, drawn: list[guard_world.Example]) -> Any:
-    """Mean cross-entropy of the verdicts' tokens. The common head runs once, as a cache that all rows share."""
+    """Weighted mean cross-entropy of the verdicts' tokens. The common head runs once, as a cache all rows share."""
     import torch
     from transformers import DynamicCache
 
@@ -95,7 +100,10 @@ def batch_loss(model: Any, encoder: Encoder, drawn: list[guard_world.Example]) -
     # Padding is on the right, where causal attention never looks: no mask.
     hidden_B_T_D = model.model(input_ids=ids_B_T, past_key_values=cache, use_cache=True).last_hidden_state
     told = labels_B_T[:, 1:] != _IGNORED
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden_B_T_D[:, :-1][told]), labels_B_T[:, 1:][told])
+    labels_N = labels_B_T[:, 1:][told]
+    loss_N = torch.nn.functional.cross_entropy(model.lm_head(hidden_B_T_D[:, :-1][told]), labels_N, reduction="none")
+    weight_N = torch.where(torch.isin(labels_N, torch.tensor(encoder.codes)), CODE_WEIGHT, 1.0)
+    return (loss_N * weight_N).sum() / weight_N.sum()
 
 
 def train(model: Any, tokenizer: Any, steps: int, seed: int) -> None:

@@ -87,12 +87,13 @@ def test_sharing_the_head_changes_neither_loss_nor_gradients(tokenizer):
     guard_train.batch_loss(model, encoder, drawn).backward()
     shared = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    total, count = torch.zeros(()), 0
+    total, count = torch.zeros(()), 0.0
     for example in drawn:
         prompt, verdict = encoder.prompt(example), encoder.verdict(example)
         logits = model(torch.tensor([prompt + verdict])).logits[0, len(prompt) - 1 : -1]
-        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(verdict), reduction="sum")
-        count += len(verdict)
+        weights = torch.tensor([guard_train.CODE_WEIGHT if token in encoder.codes else 1.0 for token in verdict])
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(verdict), reduction="none")
+        total, count = total + (losses * weights).sum(), count + float(weights.sum())
     (total / count).backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad, shared[name], atol=1e-5), name
