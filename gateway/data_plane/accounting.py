@@ -78,9 +78,9 @@ class Accountant:
         watch = done.exchange.target.watch
         if watch is None:
             return
+        if watch.rollout and done.bad:
+            self.events.hurry()
         if watch.guard is not None:
-            if done.bad:
-                self.events.hurry()
             trip = watch.guard.observe(done, time.monotonic())
             if trip is not None:
                 self._tripped(trip)
