@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import binomtest
 
 from trainer.config import Algorithm
@@ -79,8 +80,10 @@ def installation(folder: Path, engine: str = "") -> Path:
 
 
 def plan(algorithm: Algorithm, file: Path) -> Plan:
-    """The checked run of a file, registering in its folder."""
-    return plan_run(algorithm, file, installation(file.parent), quiet=True)
+    """The checked run of a file, registering in its folder. Keeps torch to one thread, as the run itself does."""
+    made = plan_run(algorithm, file, installation(file.parent), quiet=True)
+    torch.set_num_threads(1)
+    return made
 
 
 def plan_here(file: Path) -> Plan:

@@ -81,8 +81,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Pa
 @pytest.fixture(scope="session")
 def demo_answers() -> tuple[Any, list[str]]:
     """400 held-out prompts of the demo's tasks, and the base's sampled reply to each."""
+    import torch
+
     from trainer.demo import measure, world
     from trainer.model import load_base
 
+    torch.set_num_threads(1)
     asked = world.examples(400, 7, "held_out")
     return asked, measure.sample(load_base("demo"), [example.prompt for example in asked])
