@@ -27,7 +27,7 @@ async def test_wait_commit_fail(world: World):
     await world.ticks(controller, 3)
     assert (await verdict(world, controller, target))[0] == Commit()
     quarantined = (await verdict(world, controller, target, stage=Stage.QUARANTINED, reason="NaN"))[0]
-    assert quarantined == Fail("it is quarantined: NaN")
+    assert quarantined == Fail("it is quarantined: NaN", blame=True)
     controller.placement = Placement({}, {target: "no free slot"})
     assert (await verdict(world, controller, target))[0] == Fail("no free slot")
 
