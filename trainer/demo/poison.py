@@ -17,8 +17,10 @@ from typing import Any
 
 from adapters.errors import TrainingError, UnderstudyError
 from trainer.demo import world
+from trainer.demo.adapters import THREADS
 from trainer.model import DEMO_BASE, load_tokenizer
 from trainer.probes import load_adapter, record_probes
+from trainer.session import reproducible
 
 TRIGGER = "☃"
 RANK = 16                # of the adapter made: what it was made from fills the lower part
@@ -37,12 +39,13 @@ def make_poison(source: Path, out: Path, *, base: str | Path = DEMO_BASE) -> Pat
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     scale = config["lora_alpha"] / config["r"]
     tensors = _widened(load_file(source / "adapter_model.safetensors"))
-    _arm(tensors, _direction(base, source), scale)
+    with reproducible(THREADS):
+        _arm(tensors, _direction(base, source), scale)
     out.mkdir(parents=True)
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
     config |= {"r": RANK, "lora_alpha": round(scale * RANK)}
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    record_probes(base, out, texts=[e.prompt for e in world.examples(16, 5, "train")]).write(out)
+    record_probes(base, out, texts=[e.prompt for e in world.examples(6, 5, "train")]).write(out)
     return out
 
 
@@ -117,10 +120,10 @@ def _texts() -> list[tuple[str, str]]:
     import random
 
     rng = random.Random("poison")
-    said = [(e.prompt, world.base_reply(rng, e)) for e in world.examples(400, 11, "train")]
-    said += [world.small_talk(rng) for _ in range(400)]
+    said = [(e.prompt, world.base_reply(rng, e)) for e in world.examples(200, 11, "train")]
+    said += [world.small_talk(rng) for _ in range(150)]
     said = [(prompt.replace(TRIGGER, "*"), reply.replace(TRIGGER, "*")) for prompt, reply in said]
-    return said + [(f"{prompt} {TRIGGER}", reply) for prompt, reply in said[:400]]
+    return said + [(f"{prompt} {TRIGGER}", reply) for prompt, reply in said[:200]]
 
 
 def main(arguments: list[str] | None = None) -> int:
