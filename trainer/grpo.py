@@ -46,7 +46,7 @@ def run(job: Job) -> Outcome:
     template = dict(options.chat_template_kwargs or {})
     check_lengths(job, tokenizer, template, options.max_completion_length)
     rows, watched = choose_rows(job.rows, job.held_out, job.config.health.prompts, job.config.seed)
-    _enough(rows, options)
+    _check_enough(rows, options)
     with closing(metrics_of(job)) as metrics:
         model, lora = load_policy(job)
         rows = filtered(job, rows, rewards.reward, model=model, tokenizer=tokenizer, options=options)
@@ -88,7 +88,7 @@ def check_lengths(job: Job, tokenizer: Any, template: Mapping[str, Any], answer:
 
 def filtered(
     job: Job, rows: Sequence[Row], reward: Grader, *, model: Any, tokenizer: Any, options: Any
-) -> Sequence[Row]:
+) -> list[Row]:
     """The rows that the starting policy solves sometimes; decided once a run, then read from prompts.json."""
     settings, file = job.config.prompt_filter, job.run.path / prompt_filter.FILE
     if not settings.enabled:
@@ -106,7 +106,9 @@ def filtered(
     if is_first():
         found.write(job.run.path, job.run.write_json)
         say(str(found))
-    return _enough([rows[place] for place in found.kept], options)
+    kept = [rows[place] for place in found.kept]
+    _check_enough(kept, options)
+    return kept
 
 
 def prompts_needed(options: Any) -> int | None:
@@ -118,15 +120,14 @@ def prompts_needed(options: Any) -> int | None:
     return int(generations * options.generation_batch_size // options.num_generations)
 
 
-def _enough(rows: Sequence[Row], options: Any) -> Sequence[Row]:
-    """The rows; TRL would train on nothing where they do not fill one batch. Raises TrainingError."""
+def _check_enough(rows: Sequence[Row], options: Any) -> None:
+    """TRL would train on nothing where the rows do not fill one batch. Raises TrainingError."""
     wanted = options.generation_batch_size // options.num_generations
     if len(rows) < wanted:
         raise TrainingError(
             f"{len(rows)} prompts are left to train on, and one batch takes {wanted}: lower "
             "trainer.per_device_train_batch_size, raise trainer.num_generations, or give data.train more prompts"
         )
-    return rows
 
 
 @contextmanager
