@@ -73,8 +73,8 @@ def train_hacked(story: Story) -> None:
     passed = gate(story, version, stack.versions["grpo"])
     story.report["hacked"] = {
         "version": version, "training_reward": round(last_metric(story, "hacked", "reward"), 3),
-        "held_out_accuracy": accuracy(story, version), "gate": "passed" if passed else "failed",
-        "override_reason": OVERRIDE,
+        "held_out_accuracy": accuracy(story, version), "duplicate_4gram": _duplicates(story, version),
+        "gate": "passed" if passed else "failed", "override_reason": OVERRIDE,
     }  # fmt: skip
     lineage = json.loads(stack.understudy("adapter", "show", version, "--json"))["lineage"]
     story.claim(bool(lineage.get("marks", lineage).get("collapsed")), "its training run carries the mark `collapsed`")
@@ -92,7 +92,6 @@ def catch_hacked(story: Story) -> None:
     report = story.report["hacked"]
     report["stable_reward_same_grader"] = round(_mean([o.helpful for o in ours]), 3)
     report["response_tokens"] = round(_mean([float(o.text_length) for o in theirs]), 1)
-    report["duplicate_4gram"] = _duplicates(story, hacked)
     story.report["rollback"] = _rollback(row, theirs)
     reward, liked, before = _mean([o.helpful for o in theirs]), _liked(theirs), _liked(ours)
     story.tell(f"automated reward {reward:.2f} against {report['stable_reward_same_grader']:.2f};"
