@@ -31,13 +31,13 @@ TESTED_ELSEWHERE = {
     "adapters.schema": "tests/adapters/test_database.py",
     "gateway.control_plane.fleet": CONTROLLER,
     **{f"gateway.data_plane.{name}": SERVE for name in (
-        "app", "asgi", "draining", "exchange", "handler", "hot_protocol", "push", "relay", "server", "watcher", "worker",
+        "app", "asgi", "draining", "handler", "hot_protocol", "push", "relay", "server", "watcher", "worker",
     )},
     "gateway.lifetime": SUPERVISOR,
     "gateway.logs": SERVE,
     "gateway.control_plane.service": "tests/test_openai_client.py",  # its stack is `understudy up`
     **{f"trainer.{name}": "tests/trainer/demo/test_story.py" for name in (
-        "cli", "demo.chapters", "demo.gameable", "demo.telling",
+        "demo.chapters", "demo.gameable", "demo.telling",
     )},
 }  # fmt: skip
 # module → module-level state it may keep, and why.

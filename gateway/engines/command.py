@@ -93,8 +93,7 @@ def build_command(
     """The command that serves `base` (a local path or a hub id) at `url` (unix:/path or http://127.0.0.1:port).
 
     `environ` is this process's environment, read for CUDA_VISIBLE_DEVICES; `cores` how many it may use. Raises
-    ConfigError when extra_args sets something that must be set elsewhere, or when there are fewer GPUs than the
-    replicas need.
+    ConfigError when extra_args sets what belongs elsewhere, or when there are fewer GPUs than the replicas need.
     """
     device = device_of(settings, package)
     ours = {
