@@ -44,6 +44,8 @@ def plan_run(
     config = load_run_config(file, algorithm)
     check_processes(config.processes)
     installation = load_installation(installation_file)
+    if config.route in ("auto", installation.engine.served_name):
+        raise ConfigError(f"{file}: route {config.route!r} is taken (auto, or engine.served_name): choose another")
     check_lora(config, algorithm, installation.engine.max_lora_rank)
     bases = find_bases(config, installation)
     context = context_length(bases.trained.path, installation)

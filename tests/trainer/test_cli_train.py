@@ -66,6 +66,7 @@ def test_the_last_line_is_the_version(train, tmp_path):
         ("sft", ("threads = 1", "thread = 1"), "unknown key 'thread'; the nearest known one is 'threads'"),
         ("sft", ("threads = 1", 'init_from = "support@000000000000"'), "version support@000000000000 does not exist"),
         ("sft", ("threads = 1", 'init_from = "x"'), "init_from 'x' is neither a version"),
+        ("sft", ('route = "support"', 'route = "auto"'), "'auto'"),
         ("sft", ("threads = 1", "processes = 2"), "processes = 2, but 1 take part"),
         ("sft", ("[trainer]", "[lora]\nr = 64\n[trainer]"), "[lora] r is 64, the engines take up to 16"),
         ("sft", ("threads = 1", 'quantization = "nf4"'), "the engines serve the base as it is"),
