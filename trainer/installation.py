@@ -31,7 +31,6 @@ class ServingEngine(_Part):
 
     base_model: str = "demo"
     served_name: str = "base"
-    served_name: str = "base"
     quantization: str = ""
     max_lora_rank: int = Field(16, ge=1)
     max_model_len: int = Field(0, ge=0)

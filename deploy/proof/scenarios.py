@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ SCENARIOS = (
 
 def make_adapters(folder: Path) -> dict[str, Path]:
     """Every adapter of the scenarios, by name; kept between calls. About two minutes on two cores."""
-    made = {
+    made: dict[str, Callable[[Path], Path]] = {
         "good": lambda out: make_adapter(out, "sft", 0),
         "same": lambda out: make_adapter(out, "sft", 1),
         "stable": lambda out: make_adapter(out, "sft", 2, steps=4),
