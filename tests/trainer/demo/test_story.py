@@ -18,15 +18,25 @@ def test_free_ports_are_different() -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_demo_keeps_its_claims(tmp_path: Path) -> None:
+    """A better version is promoted by itself, a reward-hacked one is rolled back: on a real vLLM, by real training."""
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "gateway.cli", "demo", "--exit", "--report", str(report), "--seed", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(report.read_text())
-    assert told["sft"]["held_out_accuracy"] > told["base"]["held_out_accuracy"] > 0.2
-    assert told["requests"]["total"] > 100
-    assert (told["requests"]["failed"], told["requests"]["wrong_version"]) == (0, 0)
-    assert told["sft"]["version"].startswith("support@") and told["wall_seconds"] > 0
     print(done.stdout)
+    told = json.loads(report.read_text())
+    assert list(told) == [
+        "versions", "base", "sft", "grpo", "promotion", "hacked", "rollback", "requests", "wall_seconds"
+    ]  # fmt: skip
+    exact = [told[name]["held_out_accuracy"] for name in ("base", "sft", "grpo")]
+    assert 0.2 < exact[0] < exact[1] < exact[2]
+    assert told["promotion"]["outcome"] == "promoted"
+    assert [phase["phase"] for phase in told["promotion"]["phases"]] == ["preparing", "shadow", "ramp", "ramp"]
+    assert told["hacked"]["gate"] == "failed" and told["hacked"]["training_reward"] > 0.9
+    assert told["hacked"]["held_out_accuracy"] < 0.1 < told["hacked"]["duplicate_4gram"]
+    assert told["rollback"]["candidate_responses_after_reroute"] == 0
+    assert told["requests"]["total"] > 500
+    assert (told["requests"]["failed"], told["requests"]["wrong_version"]) == (0, 0)
+    assert (tmp_path / "report.svg").read_text().count("<path") > 4
