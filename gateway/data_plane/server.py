@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -131,8 +132,11 @@ UNSTARTABLE = 3  # exit status of a worker whose start failed: another would fai
 
 
 def run_worker(settings: Settings, listener: socket.socket) -> None:
-    """Body of a worker process."""
+    """Body of a worker process. The supervisor may have been killed while this process was still importing."""
     die_with_parent()
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None and os.getppid() != supervisor.pid:
+        return
     configure("worker")
     sys.setswitchinterval(SWITCH)
     app = DataPlane(settings)
