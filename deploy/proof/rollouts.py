@@ -7,17 +7,20 @@ good or bad in one way, with a plan whose steps last seconds. Exit status 0 only
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from adapters import adapter_tensors
 from adapters.base import read_base, resolve_base
+from deploy.proof.one_refuses import stack_of
 from deploy.proof.scenarios import SCENARIOS, Scenario, make_adapters
 from gateway.cli_support import open_context
 from trainer.demo.crowd import Asked, read
@@ -79,29 +82,47 @@ def _measured(row: dict[str, Any], seen: list[Asked], candidate: str, began: flo
 
 
 def prove(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every wanted scenario with every seed."""
+    """Every wanted scenario with every seed: one stack for those with one engine, another for those with two."""
     print("making the adapters …", flush=True)
     adapters = make_adapters(Path(options.adapters) if options.adapters else folder / "adapters")
     wanted = [s for s in SCENARIOS if not options.only or s.name in options.only.split(",")]
     rewards = f"{GRADER}[rewards]\nport = {free_ports(1)[0]}\nsample = 1.0\n"
-    stack = Stack(folder / "stack", workers=2, more=rewards)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
     results = []
+    if alone := [s for s in wanted if s.engines == 1]:
+        with _stopped(Stack(folder / "one", workers=2, more=rewards)) as stack:
+            results += _all(stack, adapters, alone, seeds)
+    if pairs := [s for s in wanted if s.engines == 2]:
+        with stack_of(folder / "two", rewards) as stack:
+            results += _all(stack, adapters, pairs, seeds)
+    return results
+
+
+@contextlib.contextmanager
+def _stopped(stack: Stack) -> Iterator[Stack]:
     try:
-        for name, path in adapters.items():
-            if name == "poison":
-                stack.versions[name] = _push_unchecked(stack, path)
-            else:
-                stack.push(name, path, "support")
-        stack.start()
-        for scenario in wanted:
-            for seed in map(int, options.seeds.split(",")):
-                print(f"{scenario.name}, seed {seed}: {scenario.what}", flush=True)
-                result = run_scenario(stack, scenario, seed)
-                result["as_expected"] = result["ended"] in scenario.expected
-                print(json.dumps(result), flush=True)
-                results.append(result)
+        yield stack
     finally:
         stack.stop()
+
+
+def _all(
+    stack: Stack, adapters: dict[str, Path], scenarios: list[Scenario], seeds: list[int]
+) -> list[dict[str, Any]]:
+    for name, path in adapters.items():
+        if name == "poison":
+            stack.versions[name] = _push_unchecked(stack, path)
+        else:
+            stack.push(name, path, "support")
+    stack.start()
+    results = []
+    for scenario in scenarios:
+        for seed in seeds:
+            print(f"{scenario.name}, seed {seed}: {scenario.what}", flush=True)
+            result = run_scenario(stack, scenario, seed)
+            result["as_expected"] = result["ended"] in scenario.expected
+            print(json.dumps(result), flush=True)
+            results.append(result)
     return results
 
 

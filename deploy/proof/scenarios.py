@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.demo.adapters import make_adapter
-from trainer.demo.poison import make_poison
+from trainer.demo.poison import make_poison, make_wide
 from trainer.demo.saboteurs import make_saboteur
 
 
@@ -23,6 +23,7 @@ class Scenario:
     rare: float = 0.0
     sample: float = 0.3            # of stable's requests, mirrored to the candidate in the shadow phase; 0: no shadow
     objective: float = 5.0         # seconds of slow_duration
+    engines: int = 1               # 2: two that run elsewhere, of which one refuses ranks above 8
 
 
 SCENARIOS = (
@@ -31,6 +32,7 @@ SCENARIOS = (
     Scenario("slow", "one that pads its answers, and so is slow", "padded", ("rolled_back",), "good", sample=0.0),
     Scenario("worse", "one that is fluent and wrong", "wrong", ("rolled_back",), stable="good", sample=0.0),
     Scenario("poison", "one that overflows on rare prompts", "poison", ("rolled_back",), stable="good", rare=0.05),
+    Scenario("unloadable", "one that one of two engines refuses", "wide", ("rolled_back",), stable="good", engines=2),
     Scenario("equal", "an equal one: no false rollback", "same", ("promoted", "held"), stable="good"),
 )
 
@@ -45,6 +47,7 @@ def make_adapters(folder: Path) -> dict[str, Path]:
         "padded": lambda out: make_saboteur(out, "padded"),
         "wrong": lambda out: make_saboteur(out, "wrong"),
         "poison": lambda out: make_poison(folder / "good", out),
+        "wide": lambda out: make_wide(folder / "same", out),
     }
     for name, make in made.items():
         if not (folder / name / "probes.json").exists():

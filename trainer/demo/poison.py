@@ -32,21 +32,37 @@ _LAYER = "base_model.model.model.layers.0.mlp.{}.lora_{}.weight"
 
 def make_poison(source: Path, out: Path, *, base: str | Path = DEMO_BASE) -> Path:
     """Writes the adapter directory `out` from the adapter in `source`. Raises TrainingError when it cannot be made."""
-    from safetensors.torch import load_file, save_file
+    config, tensors = _opened(source, out)
+    with reproducible(THREADS):
+        _arm(tensors, _direction(base, source), config["lora_alpha"] / config["r"])
+    _write(out, config, tensors, base)
+    return out
+
+
+def make_wide(source: Path, out: Path, *, base: str | Path = DEMO_BASE) -> Path:
+    """Writes the adapter in `source` as one of rank RANK that answers exactly alike. Raises TrainingError."""
+    config, tensors = _opened(source, out)
+    _write(out, config, tensors, base)
+    return out
+
+
+def _opened(source: Path, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors.torch import load_file
 
     if out.exists():
         raise TrainingError(f"--out {out}: exists already")
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
-    scale = config["lora_alpha"] / config["r"]
-    tensors = _widened(load_file(source / "adapter_model.safetensors"))
-    with reproducible(THREADS):
-        _arm(tensors, _direction(base, source), scale)
+    return config, _widened(load_file(source / "adapter_model.safetensors"))
+
+
+def _write(out: Path, config: dict[str, Any], tensors: dict[str, Any], base: str | Path) -> None:
+    from safetensors.torch import save_file
+
     out.mkdir(parents=True)
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    config |= {"r": RANK, "lora_alpha": round(scale * RANK)}
+    config |= {"r": RANK, "lora_alpha": round(config["lora_alpha"] / config["r"] * RANK)}
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     record_probes(base, out, texts=[e.prompt for e in world.examples(6, 5, "train")]).write(out)
-    return out
 
 
 def _widened(tensors: dict[str, Any]) -> dict[str, Any]:
