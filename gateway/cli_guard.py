@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,7 +61,7 @@ def calibrate(
     conformal_rank(sum(not row.unsafe for row in rows), fpr)  # before minutes of work
     judge, backend = load_parts(settings, checkpoint(settings, base_dir))
     backend.prepare(judge.heads)
-    margins = margins_of(judge, backend, rows, settings.max_batch, _progress)
+    margins = margins_of(judge, backend, rows, settings.max_batch, _progress())
     found = fit(margins, [row.unsafe for row in rows], fpr)
     if plot is not None:
         _write_plot(plot, found)
@@ -77,9 +78,17 @@ def _settings(config: Path | None) -> tuple[ScreeningSettings, Path]:
     return load_settings(config).screening, base_dir
 
 
-def _progress(done: int, total: int) -> None:
-    if done == total or done % 100 == 0:
-        note(f"judged {done} of {total}")
+def _progress() -> Callable[[int, int], None]:
+    """Says how far it is, about ten times."""
+    shown = -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if (tenth := 10 * done // max(1, total)) > shown:
+            shown = tenth
+            note(f"judged {done} of {total} prompts")
+
+    return progress
 
 
 def _write_plot(path: Path, found: Calibration) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from adapters.errors import ConfigError
 from monitors.llama_guard.conversation import Unreadable
 from monitors.llama_guard.judge import Judge
-from monitors.llama_guard.types import Backend, GuardError, Item
+from monitors.llama_guard.types import Backend, GuardError, Item, Prompt
 
 Progress = Callable[[int, int], None]
 
@@ -39,22 +39,25 @@ def read_labelled(path: Path) -> list[Labelled]:
 
 def margins_of(judge: Judge, backend: Backend, rows: Sequence[Labelled], batch: int, progress: Progress) -> list[float]:
     """The worst margin of each row, finite. Raises GuardError for a row without a verdict: to omit it would flatter."""
-    margins = []
-    for done, row in enumerate(rows):
-        progress(done, len(rows))
-        try:
-            prompts = [question.prompt for question in judge.questions(row.item)]
-        except (Unreadable, ValueError) as error:
-            raise GuardError(f"{row.item.id} cannot be judged: {error}") from None
-        worst = -math.inf
-        for start in range(0, len(prompts), batch):
-            for scored in backend.score(prompts[start : start + batch], math.inf):
-                if scored.margin is None:
-                    raise GuardError(f"{row.item.id} got no verdict: {scored.reason}")
-                worst = max(worst, scored.margin)
-        margins.append(worst)
-    progress(len(rows), len(rows))
+    asked = [(place, prompt) for place, row in enumerate(rows) for prompt in _prompts(judge, row)]
+    asked.sort(key=lambda one: len(one[1].ids))  # less padding
+    margins = [-math.inf] * len(rows)
+    for start in range(0, len(asked), batch):
+        progress(start, len(asked))
+        part = asked[start : start + batch]
+        for (place, _), scored in zip(part, backend.score([prompt for _, prompt in part], math.inf), strict=True):
+            if scored.margin is None:
+                raise GuardError(f"{rows[place].item.id} got no verdict: {scored.reason}")
+            margins[place] = max(margins[place], scored.margin)
+    progress(len(asked), len(asked))
     return margins
+
+
+def _prompts(judge: Judge, row: Labelled) -> list[Prompt]:
+    try:
+        return [question.prompt for question in judge.questions(row.item)]
+    except (Unreadable, ValueError) as error:
+        raise GuardError(f"{row.item.id} cannot be judged: {error}") from None
 
 
 def _row(where: str, line: str) -> Labelled:

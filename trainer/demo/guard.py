@@ -19,7 +19,7 @@ from adapters.errors import TrainingError, UnderstudyError
 from monitors.llama_guard.guard import SELF_TEST
 from trainer.demo.guard_measure import Rates, measure
 from trainer.demo.guard_tokenizer import build_tokenizer
-from trainer.demo.guard_train import build_model, train
+from trainer.demo.guard_train import CODE_WEIGHTS, build_model, train
 from trainer.session import reproducible
 
 STEPS = 600
@@ -57,8 +57,11 @@ def build(out: Path, steps: int = STEPS, seed: int = 0) -> dict[str, Rates]:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".building-") as scratch, reproducible(THREADS):
         folder = Path(scratch)
         tokenizer, model = build_tokenizer(), build_model(seed)
-        train(model, tokenizer, steps, seed)
-        model.to(torch.bfloat16).save_pretrained(folder)
+        for time, code_weight in enumerate(CODE_WEIGHTS):
+            # Rounded each time as it is saved, so that the second time may also begin from a saved first.
+            train(model.float(), tokenizer, max(1, steps - time * steps // 6), f"guard/{seed}{'+' * time}", code_weight)
+            model.to(torch.bfloat16)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / SELF_TEST).write_text(json.dumps(_TEST, indent=1) + "\n", encoding="utf-8")
         rates = measure(folder)

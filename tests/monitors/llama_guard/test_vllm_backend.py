@@ -166,12 +166,13 @@ def test_a_real_vllm_gives_the_same_verdicts_on_the_same_weights(guard_folder, t
     for example in guard_world.examples(120, 21, "held_out"):
         role = "assistant" if example.kind == "answer" else "user"
         messages = [{"role": "tool", "content": example.text}] if example.kind == "data" else example.messages
-        prompts += [question.prompt for question in judge.questions(Item("", role, messages))]
+        prompts.append(judge.questions(Item("", role, messages))[-1].prompt)
     mine = here.score(prompts, 0.0)
     with real_vllm(guard_folder, tmp_path / "vllm.log") as url:
         there = VllmBackend(url, "", tokenizer, timeout=120)
         there.prepare(judge.heads)
         theirs = there.score(prompts, 0.0)
+    assert all(one.margin is not None for one in (*mine, *theirs))
     clear = [(a, b) for a, b in zip(mine, theirs, strict=True) if abs(a.margin) > 0.5]
     assert len(clear) > 0.95 * len(prompts)
     assert all((a.margin > 0) == (b.margin > 0) for a, b in clear)

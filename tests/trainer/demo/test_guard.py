@@ -84,14 +84,14 @@ def test_sharing_the_head_changes_neither_loss_nor_gradients(tokenizer):
     model, encoder = guard_train.build_model(0), guard_train.Encoder(tokenizer)
     rng = random.Random(6)
     drawn = [guard_world.draw(rng, "train", "prompt", False) for _ in range(3)]
-    guard_train.batch_loss(model, encoder, drawn).backward()
+    guard_train.batch_loss(model, encoder, drawn, 6.0).backward()
     shared = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     total, count = torch.zeros(()), 0.0
     for example in drawn:
         prompt, verdict = encoder.prompt(example), encoder.verdict(example)
         logits = model(torch.tensor([prompt + verdict])).logits[0, len(prompt) - 1 : -1]
-        weights = torch.tensor([guard_train.CODE_WEIGHT if token in encoder.codes else 1.0 for token in verdict])
+        weights = torch.tensor([6.0 if token in encoder.codes else 1.0 for token in verdict])
         losses = torch.nn.functional.cross_entropy(logits, torch.tensor(verdict), reduction="none")
         total, count = total + (losses * weights).sum(), count + float(weights.sum())
     (total / count).backward()
