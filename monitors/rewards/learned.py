@@ -118,7 +118,7 @@ class LearnedReward:
 
 
 def _files(options: LearnedRewardOptions, place: Place) -> tuple[Path, Mapping[str, Any]]:
-    """(folder, the manifest's "reward_model" or {}). Raises UnderstudyError."""
+    """(folder, the manifest's "reward_model" with the base's name, or {}). Raises UnderstudyError."""
     if options.path:
         return (place.base_dir / options.path).resolve(), {}
     if place.find_version is None:
@@ -126,7 +126,8 @@ def _files(options: LearnedRewardOptions, place: Place) -> tuple[Path, Mapping[s
     stored: StoredVersion = place.find_version(options.version)
     if stored.kind != "reward_model":
         raise ConfigError(f"{options.version} is no reward model but an {stored.kind}")
-    return stored.folder, stored.manifest.get("reward_model") or {}
+    facts = stored.manifest.get("reward_model") or {}
+    return stored.folder, {**facts, "base_name": stored.manifest.get("base_model_name_or_path")} if facts else {}
 
 
 def _described(folder: Path, facts: Mapping[str, Any], base_name: str) -> tuple[Calibration, BaseModelInfo]:
@@ -145,7 +146,11 @@ def _described(folder: Path, facts: Mapping[str, Any], base_name: str) -> tuple[
         calibration = Calibration.model_validate(facts.get("calibration") or {})
     except ValidationError as error:
         raise ConfigError(f"{folder}: calibration: {describe(error, Calibration)}") from None
-    base = read_base(resolve_base(base_name or str(config.get("base_model_name_or_path") or "")))
+    # A stored configuration does not name its base: paths mean nothing elsewhere. The manifest remembers it.
+    named = base_name or facts.get("base_name") or config.get("base_model_name_or_path")
+    if not named:
+        raise ConfigError(f"{folder} does not say which base it was trained on: give options.base")
+    base = read_base(resolve_base(str(named)))
     trained_on = str(facts.get("base") or "")
     if trained_on and trained_on != base.digest:
         raise ConfigError(f"{folder} was trained on base {trained_on[:12]}, {base.path} is {base.digest[:12]}")

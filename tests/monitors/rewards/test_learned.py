@@ -172,9 +172,15 @@ def test_one_source(options):
 def test_registered_versions(copied):
     version, facts = "helpful@3f2a9c1b7d20", json.loads((copied / "reward_model.json").read_text())
     (copied / "reward_model.json").unlink()  # the artifact store keeps config and tensors, the registry the rest
-    spec = RewardSpec(name="reward_model", options={"version": version, "base": "demo"})
-    stored = StoredVersion(copied, {"reward_model": facts}, "reward_model")
+    config = json.loads((copied / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = None  # as the artifact store keeps it
+    (copied / "adapter_config.json").write_text(json.dumps(config))
+    spec = RewardSpec(name="reward_model", options={"version": version})
+    stored = StoredVersion(copied, {"reward_model": facts, "base_model_name_or_path": "demo"}, "reward_model")
     made = build_grader(spec, find_version=lambda name: {version: stored}[name])
+    nameless = StoredVersion(copied, {"reward_model": facts}, "reward_model")
+    with pytest.raises(ConfigError, match=r"which base it was trained on: give options\.base"):
+        build_grader(spec, find_version=lambda _: nameless)
     assert isinstance(made, LearnedReward) and made.calibration.center == 0.5
     with pytest.raises(ConfigError, match="is no reward model but an adapter"):
         build_grader(spec, find_version=lambda _: StoredVersion(copied, {}, "adapter"))
