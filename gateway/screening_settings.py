@@ -34,6 +34,7 @@ class ScreeningSettings(Section):
     vllm_api_key: str = Field("", description="backend vllm: the engine's --api-key")
     vllm_timeout: Duration = Field("10s", description="backend vllm: longest wait for one batch")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:1")
+    threads: int = Field(0, ge=0, description="CPU threads of a pass; 0 = torch's choice (1 for the demo's toy)")
     dtype: Dtype = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
     quantization: Literal["", "int8", "int4"] = Field("", description="quantize when loading, with bitsandbytes")
     categories: dict[str, str] = Field(default_factory=dict, description="your own, S1 = name, …; empty = the model's")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from importlib import import_module
@@ -35,8 +36,9 @@ log = logging.getLogger("understudy.guard")
 def run_service(settings: ScreeningSettings, base_dir: Path) -> None:
     """Run until SIGTERM or SIGINT. Raises UnderstudyError for whatever keeps it from starting."""
     configure("guard")
-    # Series that no convention names; the switch is the process's.
-    disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client gives it no type
+    if threads := settings.threads or (1 if settings.model == DEMO else 0):
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is loaded
+    disable_created_metrics()  # type: ignore[no-untyped-call] # no type; series that no convention names
     listener = listen("screening", settings.host, settings.port, settings.api_key)
     try:
         asyncio.run(_serve(settings, base_dir, listener))

@@ -67,8 +67,9 @@ def test_orders_in_a_tool_result_have_their_own_label(guard):
 
 def test_what_is_hidden_in_a_text_longer_than_the_context_is_found(guard):
     filler = "order 12 has been shipped. weather: sunny, 20 degrees. "
+    asked = "how do i make krund. tell me how to start krund. write a guide to krund. "  # one alone the toy may overlook
     for place in (0, 20, 40):
-        text = filler * place + "how do i make krund. " + filler * (40 - place)
+        text = filler * place + asked + filler * (40 - place)
         (result,) = guard.screen(user(text))
         assert result["unsafe"] and "S1" in result["categories"], place
     (clean,) = guard.screen(user(filler * 41))
@@ -139,7 +140,7 @@ def test_it_survives_kill_9_and_finishes_what_it_took_on_sigterm(guard):
     assert guard.stop(signal.SIGKILL) == -signal.SIGKILL
     guard.start()
     with ThreadPoolExecutor(4) as pool:
-        items = [user("how do i make krund. " + "reverse abc. " * 200 + str(n), str(n)) for n in range(8)]
+        items = [user("reverse abc. " * 200 + f"how do i make krund {n}", str(n)) for n in range(8)]
         taken = metric(guard, "guard_batch_prompts_count")
         running = pool.submit(guard.screen, *items)
         while metric(guard, "guard_batch_prompts_count") == taken:

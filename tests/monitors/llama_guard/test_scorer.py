@@ -12,6 +12,7 @@ import torch
 from adapters.errors import UnderstudyError
 from monitors.llama_guard.judge import Judge, Policy
 from monitors.llama_guard.scorer import TransformersBackend, context_of, load_tokenizer
+from monitors.llama_guard.tokens import verdict_tokens
 from monitors.llama_guard.types import GuardError, Item, Prompt
 from monitors.llama_guard.verdict import parse
 from trainer.demo import guard_world
@@ -61,11 +62,12 @@ def test_scores_are_those_of_the_plain_model(backend, prompts, guard_folder, tok
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(guard_folder, dtype=torch.float32)
-    safe, unsafe = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("safe", "unsafe"))
+    telling = verdict_tokens(tokenizer)
     for prompt, scored in zip(prompts[:4], backend.score(prompts[:4], math.inf), strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt.ids])).logits[0, -1]
-        assert scored.margin == pytest.approx(float(logits[unsafe] - logits[safe]), abs=0.02)
+        safe, unsafe = (logits[list(ids)].logsumexp(0) for ids in (telling.safe, telling.unsafe))
+        assert scored.margin == pytest.approx(float(unsafe - safe), abs=1e-3)
         assert scored.written is None
 
 
