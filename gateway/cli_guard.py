@@ -26,7 +26,7 @@ def serve(
     config: ConfigFile = None,
     check: Annotated[bool, typer.Option("--check", help="load the guard, run its self-test, and end")] = False,
 ) -> None:
-    """Serve the guard of `[screening]`, until SIGTERM or Ctrl-C. The gateway sends prompts and answers here."""
+    """Serve the guard that understudy.toml names, until SIGTERM or Ctrl-C. Prompts and answers are sent here."""
     if ctx.invoked_subcommand is not None:
         ctx.obj = config
         return
@@ -50,7 +50,7 @@ def calibrate(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Find threshold and temperature for the guard of `[screening]` from labelled texts."""
+    """Find threshold and temperature for the guard that understudy.toml names, from labelled texts."""
     from gateway.guard.labelled import margins_of, read_labelled
     from gateway.guard.service import checkpoint, load_parts
     from monitors.llama_guard.calibration import calibrate as fit
