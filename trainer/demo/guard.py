@@ -58,10 +58,10 @@ def build(out: Path, steps: int = STEPS, seed: int = 0) -> dict[str, Rates]:
         folder = Path(scratch)
         tokenizer, model = build_tokenizer(), build_model(seed)
         for time, code_weight in enumerate(CODE_WEIGHTS):
-            # Rounded each time as it is saved, so that the second time may also begin from a saved first.
-            train(model.float(), tokenizer, max(1, steps - time * steps // 6), f"guard/{seed}{'+' * time}", code_weight)
-            model.to(torch.bfloat16)
-        model.save_pretrained(folder)
+            train(model, tokenizer, max(1, steps - time * steps // 6), f"guard/{seed}{'+' * time}", code_weight)
+            for parameter in model.parameters():  # as it is saved: the second time may also begin from a saved first
+                parameter.data = parameter.data.to(torch.bfloat16).float()
+        model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / SELF_TEST).write_text(json.dumps(_TEST, indent=1) + "\n", encoding="utf-8")
         rates = measure(folder)
