@@ -8,6 +8,7 @@ from adapters.artifacts import ArtifactStore
 from adapters.registry import Registry
 from adapters.routes import RouteStore
 from adapters.settings import ArtifactSettings
+from adapters.types import Kind
 from tests.support import peft
 
 
@@ -47,6 +48,8 @@ def push(registry, base, tmp_path):
 
     def push_one(route="support", seed=0, **options):
         folder = peft.write_adapter(tmp_path / f"pushed-{seed}", base, seed=seed)
+        if options.get("kind") is Kind.REWARD_MODEL:
+            peft.add_score_head(folder)
         return registry.push(folder, route, base=base, max_rank=16, actor="tests", **options)
 
     return push_one

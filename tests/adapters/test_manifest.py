@@ -199,12 +199,7 @@ def test_no_directory(tmp_path, base):
 def reward_model(tmp_path):
     """A directory as RewardTrainer and PEFT save it, and its base."""
     base = peft.small_base(tmp_path / "base")
-    folder = peft.write_adapter(tmp_path / "rm", base)
-    tensors = load_file(folder / "adapter_model.safetensors")
-    tensors["base_model.model.score.weight"] = numpy.ones((1, peft.HIDDEN), "f4")
-    save_file(tensors, folder / "adapter_model.safetensors")
-    change_config(folder, task_type="SEQ_CLS", modules_to_save=["score"])
-    return folder, base
+    return peft.add_score_head(peft.write_adapter(tmp_path / "rm", base)), base
 
 
 def change_config(folder, **changes):

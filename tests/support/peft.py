@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from adapters.base import BaseModelInfo, read_base
 
@@ -72,6 +72,17 @@ def write_adapter(
     (folder / "adapter_config.json").write_text(json.dumps(lora_config(targets, rank, **changes), indent=2))
     weights = lora_tensors(base, targets, rank, seed) if tensors is None else tensors
     save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+def add_score_head(folder: Path) -> Path:
+    """Make the adapter in `folder` a reward model, as RewardTrainer and PEFT save it."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors["base_model.model.score.weight"] = numpy.ones((1, HIDDEN), "f4")
+    save_file(tensors, folder / "adapter_model.safetensors")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    path.write_text(json.dumps(config))
     return folder
 
 

@@ -11,7 +11,7 @@ from tests.support.world import World
 def response(at: float) -> dict:
     return {
         "response_id": f"x{at}", "at": at, "assignment": 1, "unit": b"8 bytes!", "endpoint": "chat", "status": 200,
-        "outcome": "ok", "duration": 0.1,
+        "outcome": "ok", "duration": 0.1, "ttft": None, "input_tokens": None, "output_tokens": None,
     }  # fmt: skip
 
 
