@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 RUN := $(VENV)/bin/python
 # Tests side by side: one thread each, or the threads of one would wait for cores that the other has.
-PYTEST = env OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadgroup
+PYTEST = env OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadscope
 INSTALL = @test -n "$(PYTHON)" || { echo "Understudy needs Python 3.11, 3.12 or 3.13: install one, or name it with \
 	make PYTHON=/path/to/python3.12" >&2; exit 1; }; \
 	$(PYTHON) deploy/install.py --venv $(VENV) --engine $(ENGINE) --torch-args "$(TORCH_ARGS)"
