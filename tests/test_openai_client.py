@@ -193,9 +193,12 @@ async def test_cancelling_stops_the_engine_within_a_second(
                 pass
 
     tasks = [asyncio.create_task(ask()) for _ in range(8)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while await stack.engine_running() < 8:
         assert time.monotonic() < deadline, "the engine never ran the requests"
+        if any(task.done() for task in tasks):  # looking took longer than answering: ask again
+            await asyncio.gather(*tasks)
+            tasks = [asyncio.create_task(ask()) for _ in range(8)]
         await asyncio.sleep(0.02)
     for task in tasks:
         task.cancel()
