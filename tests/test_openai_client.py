@@ -204,9 +204,11 @@ async def test_cancelling_stops_the_engine_within_a_second(
         task.cancel()
     cancelled = time.monotonic()
     await asyncio.gather(*tasks, return_exceptions=True)
+    asked = cancelled
     while await stack.engine_running() > 0:
-        assert time.monotonic() - cancelled < 1.0, "the engine went on for nobody"
+        assert asked - cancelled < 1.0, "the engine went on for nobody"
         await asyncio.sleep(0.02)
+        asked = time.monotonic()  # what is seen is at least as new
     await later.close()
 
 
