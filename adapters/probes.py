@@ -30,10 +30,10 @@ MATERIAL = math.log(0.01)
 an eighth of a nat on tokens nobody samples."""
 
 TOLERANCE = 0.15
-"""TODO"""
+"""Nats an engine may differ from the trainer on one token; measured on the CPU engine: 0.01 to 0.02."""
 
 NOISE = 0.08
-"""TODO"""
+"""Nats below which a difference may be rounding: the tolerance never falls under it."""
 
 
 class Verdict(StrEnum):
