@@ -16,6 +16,8 @@ listed() { case ",$without," in *",$1,"*) return 0 ;; esac; return 1; }
 present() {
     case $1 in
         postgres) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
+        prometheus) command -v prometheus >/dev/null && command -v promtool >/dev/null ;;
+        alertmanager) command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -23,8 +25,9 @@ present() {
 package_of() {
     case $1 in
         postgres) echo postgresql ;;
+        alertmanager) echo prometheus-alertmanager ;;
         nginx | prometheus | wrk) echo "$1" ;;
-        *) say "test_packages.sh: $1 is not one of postgres, nginx, prometheus, wrk"; exit 2 ;;
+        *) say "test_packages.sh: $1 is not one of postgres, nginx, prometheus, alertmanager, wrk"; exit 2 ;;
     esac
 }
 

@@ -23,6 +23,8 @@ def programs_of(item: pytest.Item) -> list[str]:
 def find_program(name: str) -> str | None:
     """Where a program is. Debian keeps PostgreSQL's out of PATH, and servers in /usr/sbin, which users lack."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    if name == "alertmanager":  # Debian calls it by another name
+        return shutil.which("prometheus-alertmanager", path=path) or shutil.which(name, path=path)
     if name != "postgres":
         return shutil.which(name, path=path)
     newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[-3]))
