@@ -104,12 +104,13 @@ scores = Table(
     "scores",
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
-    Column("response_id", String(100), nullable=False, index=True),
+    Column("response_id", String(100), nullable=False),
     Column("at", Float(53), nullable=False),
     Column("assignment", BigInteger, nullable=False),
     Column("unit", LargeBinary(8), nullable=False),
     Column("metric", String(60), nullable=False),
     Column("value", Float(53), nullable=False),
+    UniqueConstraint("response_id", "metric"),                # a write may be repeated
     Index("ix_scores_assignment_at", "assignment", "at"),
 )
 

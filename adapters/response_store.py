@@ -1,7 +1,9 @@
 """Records of answers, feedback and evidence, written in batches by the workers. No texts but a feedback's comment.
 
 Rows reach the driver as tuples, without SQLAlchemy's work on every row: on SQLite by its cursor's executemany, on
-PostgreSQL by COPY (docs/shadow.md has what each costs).
+PostgreSQL by COPY (docs/shadow.md has what each costs). A write that failed may have arrived all the same: repeated, it
+adds only the answers and scores that are not there (their tables say by which key). Of feedback, pairs and events
+readers count the first, or the last.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Table, delete, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from adapters import tables
 from adapters.database import Database
+from adapters.errors import DatabaseError
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,16 +46,29 @@ class ResponseStore:
         self._database = database
 
     def append(self, table: str, rows: Sequence[Row]) -> None:
-        """Rows of `table`, in the order of COLUMNS[table], all or none. Raises DatabaseError."""
+        """Rows of `table` in the order of COLUMNS[table], all or none, but what is there already. Raises DatabaseError.
+
+        Any order of tries is safe: of a first try that is still on its way as well, the database keeps one.
+        """
         if not rows:
             return
         if table == "feedback":
             rows = [(*row[:-1], _storable(row[-1])) for row in rows]
+        if self._database.dialect == "postgresql" and self._copied(table, rows):
+            return
         with self._database.begin() as connection:
-            if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(_insert(table, connection.dialect.name), list(rows))
+
+    def _copied(self, table: str, rows: Sequence[Row]) -> bool:
+        """COPY, which knows no conflicts: False when there was one, and then nothing was written."""
+        try:
+            with self._database.begin() as connection:
                 _copy(connection, table, rows)
-            else:
-                connection.exec_driver_sql(_insert(table), list(rows))
+        except DatabaseError as error:
+            if isinstance(error.__cause__, IntegrityError):
+                return False
+            raise
+        return True
 
     def insert_responses(self, rows: list[dict[str, Any]]) -> None:
         """The same for rows of `responses` as dicts; `flags` may be left out. Raises DatabaseError."""
@@ -79,10 +95,11 @@ class ResponseStore:
                 deleted += connection.execute(delete(table).where(*old)).rowcount
 
 
-def _insert(table: str) -> str:
+def _insert(table: str, dialect: str) -> str:
     columns = COLUMNS[table]
-    marks = ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 (names are our own constants)
+    marks = ", ".join(["%s" if dialect == "postgresql" else "?"] * len(columns))
+    names = ", ".join(columns)
+    return f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 (our own constants)
 
 
 def _copy(connection: Connection, table: str, rows: Sequence[Row]) -> None:

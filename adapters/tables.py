@@ -156,12 +156,12 @@ leases = Table(
     Column("epoch", Integer, nullable=False),
 )
 
-# One row per answered request, written in batches by the workers. No texts.
+# One row per answered request, written in batches by the workers: unique, so that a write may be repeated. No texts.
 responses = Table(
     "responses",
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
-    Column("response_id", String(100), nullable=False, index=True),
+    Column("response_id", String(100), nullable=False, index=True, unique=True),
     Column("at", Float(53), nullable=False),
     Column("assignment", BigInteger, nullable=False),
     Column("unit", LargeBinary(8), nullable=False),           # HMAC(owner ‖ unit)

@@ -3,7 +3,7 @@
 The loop never waits: an append to a bounded queue, or a counted drop. While the database is away the thread keeps its
 batch and tries again, the queue fills, and then the newest records are dropped and counted by kind. A bad event, one
 that may end a rollout, wakes the thread at once instead of waiting for the next batch.
-A write that failed may have arrived: readers count a response id once.
+A write that failed may have arrived: repeated, it adds what is not there (adapters.response_store).
 """
 
 from __future__ import annotations

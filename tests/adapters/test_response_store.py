@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
 from adapters import response_store, tables
 from adapters.errors import DatabaseError
 from adapters.response_store import ResponseStore
 
+IDS = itertools.count()
+
 
 def response(at=1.0, **changes):
     return {
-        "response_id": "chatcmpl-1", "at": at, "assignment": 1, "unit": b"12345678", "endpoint": "chat", "status": 200,
+        "response_id": f"id-{next(IDS)}", "at": at, "assignment": 1, "unit": b"12345678", "endpoint": "chat", "status": 200,
         "outcome": "ok", "ttft": 0.1, "duration": 0.5, "input_tokens": 3, "output_tokens": None, **changes,
     }  # fmt: skip
 
@@ -40,12 +45,13 @@ def store(database):
 
 
 def test_rows_come_back_as_they_were(database, store):
-    store.insert_responses([response(at=float(n)) for n in range(3)])
+    given = [response(at=float(n)) for n in range(3)]
+    store.insert_responses(given)
     store.insert_feedback([feedback()])
     store.insert_responses([])
     found = rows(database, tables.responses)
     assert [row["at"] for row in found] == [0.0, 1.0, 2.0]
-    assert {key: value for key, value in found[0].items() if key != "id"} == response(at=0.0) | {"flags": 0}
+    assert {key: value for key, value in found[0].items() if key != "id"} == given[0] | {"flags": 0}
     assert rows(database, tables.feedback)[0]["score"] == 0.5
 
 
@@ -61,6 +67,33 @@ def test_a_batch_is_stored_whole_or_not_at_all(database, store):
     with pytest.raises(DatabaseError):
         store.insert_responses([response(), response(status=None)])
     assert rows(database, tables.responses) == []
+
+
+def score(response_id, metric, value=0.5):
+    return (response_id, 1.0, 1, b"12345678", metric, value)
+
+
+def test_a_repeated_write_adds_only_what_is_not_there(database, store):
+    """A worker whose connection broke during the commit cannot know whether its batch arrived."""
+    first, second, third = response(), response(), response()
+    store.insert_responses([first, second])
+    store.insert_responses([first, second, third])
+    store.insert_responses([third, third])
+    found = [row["response_id"] for row in rows(database, tables.responses)]
+    assert found == [first["response_id"], second["response_id"], third["response_id"]]
+    store.append("scores", [score("a", "exact"), score("a", "text.tokens"), score("b", "exact")])
+    store.append("scores", [score("a", "exact"), score("c", "exact", 0.25)])
+    scored = [(row["response_id"], row["metric"], row["value"]) for row in rows(database, tables.scores)]
+    assert scored == [("a", "exact", 0.5), ("a", "text.tokens", 0.5), ("b", "exact", 0.5), ("c", "exact", 0.25)]
+
+
+def test_a_repeated_write_with_a_row_that_cannot_be_stored_is_refused(database, store):
+    known = response()
+    store.insert_responses([known])
+    with pytest.raises(DatabaseError) as refused:
+        store.insert_responses([known, response(), response(status=None)])
+    assert isinstance(refused.value.__cause__, IntegrityError)
+    assert len(rows(database, tables.responses)) == 1
 
 
 def test_a_big_batch(database, store):

@@ -166,7 +166,7 @@ def _records() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_responses")),
     )
     op.create_index("ix_responses_assignment_at", "responses", ["assignment", "at"])
-    op.create_index(op.f("ix_responses_response_id"), "responses", ["response_id"])
+    op.create_index(op.f("ix_responses_response_id"), "responses", ["response_id"], unique=True)
     op.create_table(
         "feedback",
         sa.Column("id", _serial(), autoincrement=True, nullable=False),

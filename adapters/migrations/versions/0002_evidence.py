@@ -112,8 +112,8 @@ def _evidence() -> None:
         sa.Column("unit", sa.LargeBinary(length=8), nullable=False),
         _string("metric", 60), _double("value"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_scores")),
+        sa.UniqueConstraint("response_id", "metric", name=op.f("uq_scores_response_id")),
     )
-    op.create_index(op.f("ix_scores_response_id"), "scores", ["response_id"])
     op.create_index("ix_scores_assignment_at", "scores", ["assignment", "at"])
     op.create_table(
         "shadow_pairs",
