@@ -49,7 +49,14 @@ class Accountant:
             self._ask(done, self._conclude)
 
     def shadow(self, mirror: Mirror, done: Finished, stable: Finished) -> None:
-        """A mirrored request is over; `stable`: what the user got."""
+        """A mirrored request is over; `stable`: what the user got. Screened like what users get, then compared."""
+        screen = done.exchange.target.screen
+        if screen is None or done.outcome is not Outcome.OK:
+            self._shadow(mirror, done, stable)
+        else:
+            screen.shadow(done, lambda: self._shadow(mirror, done, stable))
+
+    def _shadow(self, mirror: Mirror, done: Finished, stable: Finished) -> None:
         if done.suspect is None or done.upstream is None:
             self._of_shadow(done)
         else:

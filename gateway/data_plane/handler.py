@@ -66,13 +66,21 @@ class Handler:
             )
             exchange.metrics = metrics
             account = self._services.accountant.request
-            relay = Relay(exchange, down, account, self._services.recorder.failover)
+            screen = exchange.target.screen
+            gate = None if screen is None else screen.gate(exchange, down, account)
+            failover = self._services.recorder.failover
+            if gate is None:
+                relay = Relay(exchange, down, account, failover)
+            else:
+                relay = Relay(exchange, gate, gate.finished, failover)
             metrics.started()
             try:
                 relay.begin()
             except ApiError as error:
                 account(_refused(exchange, error))
                 raise
+            if gate is not None:
+                gate.begin()
         except ApiError as error:
             self._refuse(error, request_id, down)
         except Exception:

@@ -11,6 +11,7 @@ from adapters.snapshot import Arm, PinnedVersion, RouteState, Shadow, Snapshot
 from gateway.data_plane.breaker import Breakers
 from gateway.data_plane.mirror import Mirror
 from gateway.data_plane.routing import CompiledRoute, RouteTable, Target
+from gateway.data_plane.screening.screen import Screen
 from gateway.data_plane.task_rules import TaskRule
 from gateway.data_plane.upstreams import Upstream
 from gateway.data_plane.watch import Watch, watch_arms
@@ -20,9 +21,17 @@ Entry = Arm | PinnedVersion | Shadow
 _BY_HAND = {b"stable": (ArmName.STABLE, ArmName.CONTROL), b"candidate": (ArmName.CANDIDATE, ArmName.TREATMENT)}
 
 
+def _nothing(_route: str) -> Screen | None:
+    """Where no screening is configured."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class TableCompiler:
-    """`upstream` gives the live state of a replica by name, None for unknown ones; `share` of answers are measured."""
+    """`upstream` gives the live state of a replica by name, None for unknown ones; `share` of answers are measured.
+
+    `screens` gives the screening of a route by its name, None where there is none.
+    """
 
     base_name: str
     rules: tuple[TaskRule, ...]
@@ -30,6 +39,7 @@ class TableCompiler:
     breakers: Breakers
     share: float = 0.0
     workers: int = 1
+    screens: Callable[[str], Screen | None] = _nothing
 
     def compile(self, snapshot: Snapshot) -> RouteTable:
         """The table of one snapshot. Raises ValueError or KeyError when it makes no sense."""
@@ -109,6 +119,7 @@ class TableCompiler:
             upstreams=holders,
             headers=((b"x-understudy-version", entry.version.encode()), (b"x-understudy-route", route.encode())),
             watch=watch,
+            screen=self.screens(route),
             blames=arm not in (ArmName.CANDIDATE, ArmName.TREATMENT, ArmName.TESTER, ArmName.SHADOW),
         )
 

@@ -19,6 +19,7 @@ from gateway.errors import bad_request, forbidden, model_not_found
 
 if TYPE_CHECKING:
     from gateway.data_plane.mirror import Mirror
+    from gateway.data_plane.screening.screen import Screen
     from gateway.data_plane.upstreams import Upstream
     from gateway.data_plane.watch import Watch
 
@@ -39,6 +40,7 @@ class Target:
     upstreams: tuple[Upstream, ...]  # replicas that hold it
     headers: tuple[tuple[bytes, bytes], ...]
     watch: Watch | None = None  # None: nothing is looked at, as outside routes
+    screen: Screen | None = None  # None: neither prompts nor answers are screened
     blames: bool = True  # its broken connections speak against the engine; a candidate's do not: stable must go on
 
 
