@@ -55,19 +55,8 @@ class Connection(asyncio.Protocol):
     """A connection that is idle (`sink` is None) or carries one exchange."""
 
     __slots__ = (
-        "_head_size",
-        "_headers",
-        "_interim",
-        "_lost",
-        "_released",
-        "_status",
-        "_until_close",
-        "answered",
-        "exchanges",
-        "idle_since",
-        "parser",
-        "sink",
-        "transport",
+        "_head_size", "_headers", "_interim", "_lost", "_over", "_released", "_reusable", "_status", "_until_close",
+        "answered", "exchanges", "idle_since", "parser", "sink", "transport",
     )  # fmt: skip
 
     def __init__(self, released: Callable[[Connection, bool], None], lost: Callable[[Connection], None]) -> None:
@@ -75,6 +64,8 @@ class Connection(asyncio.Protocol):
         self._lost = lost  # when the connection is gone
         self.transport: asyncio.Transport | None = None
         self.sink: Sink | None = None
+        self._over: Sink | None = None  # whose answer is complete, until the packet with its last byte is read
+        self._reusable = False
         self.answered = False  # any byte of the current answer has arrived
         self.exchanges = 0
         self.idle_since = 0.0
@@ -129,7 +120,13 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if isinstance(error, httptools.HttpParserCallbackError):
                 logger.error("bug while relaying", exc_info=error)  # ours, not the engine's: it must not go unseen
+            self._reusable = False
             self.fail(Failure.PROTOCOL)
+        sink, self._over = self._over, None
+        if sink is not None:  # only now: what follows an answer in its last packet must not become the next one's
+            self._reset()
+            self._released(self, self._reusable)
+            sink.on_end()
 
     def eof_received(self) -> bool:
         """Let the transport close."""
@@ -151,6 +148,11 @@ class Connection(asyncio.Protocol):
 
     # -- httptools callbacks ------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        """An answer, or something that nobody asked for."""
+        if self.sink is None:
+            self._reusable = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect; trailers come here too and are dropped with the next reset."""
         self._head_size += len(name) + len(value)
@@ -170,6 +172,8 @@ class Connection(asyncio.Protocol):
         names = {name for name, _ in self._headers}
         self._until_close = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
         headers, self._headers = self._headers, []  # trailers must not end up in the head
+        if b"content-encoding" in names and dict(headers)[b"content-encoding"].lower() != b"identity":
+            self.fail(Failure.PROTOCOL)  # never asked for, and cannot be restamped
         if self.sink is not None:
             self.sink.on_head(status, headers)
 
@@ -183,10 +187,6 @@ class Connection(asyncio.Protocol):
         if self._interim:
             self._interim = False
             return
-        sink, self.sink = self.sink, None
-        if sink is None:
-            return
-        reusable = self.parser.should_keep_alive() and not self._until_close
-        self._reset()
-        self._released(self, reusable)
-        sink.on_end()
+        if self.sink is not None:
+            self._over, self.sink = self.sink, None
+            self._reusable = self.parser.should_keep_alive() and not self._until_close
