@@ -19,6 +19,7 @@ from trainer.demo.telling import Story, accuracy, last_metric, train
 ROUTE = "support"
 BEFORE = 8.0             # seconds of users before a rollout: what stable is like
 LONGEST = 300.0          # seconds a rollout may take
+BUDGET = 1.0             # seconds from the deciding event to the last request that starts on the candidate
 OVERRIDE = "the dashboard's reward is the best we ever had"
 
 
@@ -101,7 +102,7 @@ def catch_hacked(story: Story) -> None:
     stage = json.loads(stack.understudy("adapter", "show", hacked, "--json"))["stage"]
     story.claim(stage == "quarantined", "it is quarantined until an operator releases it")
     late = story.report["rollback"]["candidate_responses_after_reroute"]
-    story.claim(late == 0, f"{late} answers came from it after the reroute")
+    story.claim(late == 0, f"{late} requests went to it later than {BUDGET:.0f} s after the deciding evidence")
     _count(story, seen)
     draw(story.folder / "reward-and-satisfaction.svg", seen, hacked, began, row["ended_at"])
 
@@ -154,14 +155,16 @@ def _phases(story: Story, row: dict[str, Any], seen: list[Asked]) -> list[dict[s
 
 
 def _rollback(row: dict[str, Any], theirs: list[Asked]) -> dict[str, Any]:
+    """Rerouted is who asked last and still got the candidate; late is whoever did so beyond the budget."""
     ended = row["ended_at"] or time.time()
-    rerouted = ended + 0.2  # all workers switch at this instant
     evidence = [o.ended for o in theirs if o.thumb == 0 and o.ended <= ended]
+    deciding = max(evidence, default=ended)
+    last = max((o.at for o in theirs), default=ended)
     return {
         "reason": row["reason"], "candidate_responses": len(theirs),
         "feedbacks": sum(o.thumb is not None and o.ended <= ended for o in theirs),
-        "seconds_from_last_evidence_to_reroute": round(rerouted - max(evidence), 3) if evidence else None,
-        "candidate_responses_after_reroute": sum(o.at > rerouted for o in theirs),
+        "seconds_from_last_evidence_to_reroute": round(max(last, ended) - deciding, 3) if evidence else None,
+        "candidate_responses_after_reroute": sum(o.at > deciding + BUDGET for o in theirs),
     }  # fmt: skip
 
 
