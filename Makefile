@@ -48,8 +48,8 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import contracts
 	@echo "mypy" && $(RUN) -m mypy && $(RUN) -m mypy -p deploy
 	@echo "import contracts" && $(VENV)/bin/lint-imports
 
-docs: $(INSTALLED) ## write docs/configuration.md from the settings' descriptions
-	@$(RUN) -m deploy.docs
+docs: $(INSTALLED) ## write what comes from the code: reference pages in docs/, dashboards in grafana/
+	@$(RUN) -m deploy.docs && $(RUN) -m deploy.dashboards
 
 lock: $(INSTALLED) ## resolve requirements.lock anew
 	@$(RUN) deploy/lock.py
