@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -43,7 +44,7 @@ def type_name(annotation: Any) -> str:
         return f"list of {several(arguments[0])}"
     if origin is dict:
         return f"table of {several(arguments[1])}"
-    if origin is Annotated:
+    if origin in (Annotated, Union, UnionType):  # a number or nothing: what can be written is the number
         return type_name(arguments[0])
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "table"
@@ -59,6 +60,8 @@ def several(annotation: Any) -> str:
 def toml(value: Any) -> str:
     """A default as TOML."""
     match value:
+        case None:
+            return "none"
         case bool():
             return "true" if value else "false"
         case str() | Path():

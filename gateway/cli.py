@@ -25,6 +25,7 @@ COMMANDS = {
     "adapter": ("gateway.cli_adapters:adapter_app", "Push, list, show, verify, archive and release versions."),
     "route": ("gateway.cli_adapters:route_app", "Public model names and what they serve."),
     "rollout": ("gateway.cli_rollout:rollout_app", "Give a new version its traffic step by step, on evidence."),
+    "slo": ("gateway.cli_slo:slo_app", "Service level objectives: Prometheus rules, and what their alerts can see."),
     "key": ("gateway.cli_adapters:key_app", "API keys."),
     "db": ("gateway.cli_adapters:db_app", "The database."),
     "doctor": ("gateway.cli_serve:doctor_command", "What is wrong, and how to mend it."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,11 +45,22 @@ def commented_defaults() -> str:
         default = field.get_default(call_default_factory=True)
         if name == "route":
             lines += [_ROUTE_EXAMPLE]
+        elif name == "slo":
+            lines += _commented(default_slos())
         elif hasattr(default, "model_fields_set"):
             lines += [f"[{name}]", *_keys(type(default)), ""]
         else:
             lines[1:1] = [_line(name, default, field.description or "")]
     return "\n".join(lines)
+
+
+def default_slos() -> str:
+    """`[[slo]]` tables for a route `support`: the objectives to begin with."""
+    return Path(str(files("gateway") / "default_slos.toml")).read_text(encoding="utf-8")
+
+
+def _commented(text: str) -> list[str]:
+    return [f"# {line}" if line and not line.startswith("#") else line for line in text.splitlines()] + [""]
 
 
 def _keys(section: Any) -> Iterator[str]:
@@ -58,5 +70,6 @@ def _keys(section: Any) -> Iterator[str]:
 
 def _line(name: str, default: Any, description: str) -> str:
     plain = list(default) if isinstance(default, tuple) else default
-    value = "{}" if isinstance(default, dict) else json.dumps(plain, default=str)
+    empty = isinstance(default, dict) or hasattr(default, "model_fields_set")
+    value = "{}" if empty else json.dumps(plain, default=str)
     return f"# {name} = {value}".ljust(44) + f"  # {description}"

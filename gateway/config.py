@@ -13,14 +13,15 @@ from adapters.errors import ConfigError
 from adapters.settings import ArtifactSettings, DatabaseSettings, Section, load
 from gateway.screening_settings import ScreeningSettings
 from gateway.setting_types import Duration, Port, parse_duration
+from gateway.slo_settings import SloSettings
 from monitors.rewards.settings import RewardSpec
 
 ROUTE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 
 __all__ = [
     "CaptureSettings", "ControlSettings", "Duration", "EngineSettings", "GatewaySettings", "MatchRule", "Port",
-    "RewardSettings", "RolloutSettings", "RouteSettings", "ScreeningSettings", "Settings", "ensure_data_dir",
-    "is_loopback", "load_settings", "parse_duration",
+    "RewardSettings", "RolloutSettings", "RouteSettings", "ScreeningSettings", "Settings", "SloSettings",
+    "ensure_data_dir", "is_loopback", "load_settings", "parse_duration",
 ]  # fmt: skip
 
 
@@ -49,7 +50,9 @@ class ControlSettings(Section):
     host: str = Field("127.0.0.1", description="address of the operator API")
     port: Port = Field(8081, description="port of the operator API")
     operator_token: str = Field("", description="bearer token; empty = made at first start, in data_dir/operator.token")
-    interval: Duration = Field("500ms", description="how often every engine is compared with what it should hold")
+    interval: Duration = Field(
+        "1s", description="how often every engine is compared with what it should hold, when nothing changes"
+    )
 
 
 class EngineSettings(Section):
@@ -172,6 +175,7 @@ class Settings(Section):
     screening: ScreeningSettings = ScreeningSettings()
     rewards: RewardSettings = RewardSettings()
     rollout: RolloutSettings = RolloutSettings()
+    slo: tuple[SloSettings, ...] = ()
     capture: CaptureSettings = CaptureSettings()
 
     @model_validator(mode="after")
