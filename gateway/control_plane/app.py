@@ -25,6 +25,7 @@ from adapters.errors import (
     UnderstudyError,
 )
 from adapters.fleet_store import CONTROLLER_LEASE
+from gateway.control_plane.alerts import build_alert_router
 from gateway.control_plane.guard import PAGE, Guard
 from gateway.control_plane.resources import Services, build_router
 from gateway.control_plane.rollout_resources import build_rollout_router
@@ -45,6 +46,7 @@ def create_app(services: Services, token: str) -> Guarded:
         app.add_exception_handler(kind, _on_error)
     app.include_router(build_router(services))
     app.include_router(build_rollout_router(services))
+    app.include_router(build_alert_router(services))
     _add_health(app, services)
     return Guarded(app, Guard(token, services.settings.control.host))
 

@@ -1,18 +1,17 @@
-"""The operator API's rollouts, and the receiver of Alertmanager's alerts."""
+"""The operator API's rollouts."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from adapters.errors import ConfigError, Conflict, NotFound
+from adapters.errors import ConfigError, Conflict
 from adapters.rollouts import Rollout
 from gateway.control_plane.resources import ACTOR, Body, Services
 from gateway.rollout import operations
@@ -22,8 +21,6 @@ from gateway.rollout.plan import from_json
 
 POLL = 0.25              # seconds between looks for new events
 KEEP_ALIVE = 15.0        # seconds after which a silent stream says that it is alive
-
-log = logging.getLogger("understudy.rollout")
 
 
 class NewRollout(Body):
@@ -43,26 +40,8 @@ class Steer(Body):
     reason: str = Field("", max_length=2000)
 
 
-class Alert(BaseModel):
-    """One alert of Alertmanager's webhook; what is not used here is ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    status: str = "firing"
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
-
-
-class Alerts(BaseModel):
-    """Alertmanager's webhook body, version 4."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    alerts: list[Alert] = Field(default_factory=list, max_length=1000)
-
-
 def build_rollout_router(services: Services) -> APIRouter:
-    """/api/v1/rollouts and /api/v1/alerts."""
+    """/api/v1/rollouts."""
     router = APIRouter(prefix="/api/v1")
     store = services.stores.rollouts
     incidents = services.settings.data_dir / "incidents"
@@ -94,12 +73,6 @@ def build_rollout_router(services: Services) -> APIRouter:
         await asyncio.to_thread(store.get, number)
         return StreamingResponse(_stream(services, number, after), media_type="text/event-stream")
 
-    @router.post("/alerts")
-    async def alerts(body: Alerts) -> dict[str, Any]:
-        done = [await asyncio.to_thread(_on_alert, services, alert) for alert in body.alerts]
-        services.controller.wake()
-        return {"results": done}
-
     return router
 
 
@@ -128,21 +101,6 @@ def _steer(services: Services, number: int, body: Steer) -> Rollout:
         "rollback": operations.roll_back,
     }  # fmt: skip
     return actions[str(body.action)](store, rollout.route, **who)
-
-
-def _on_alert(services: Services, alert: Alert) -> dict[str, str]:
-    """What one alert led to. An alert for a route without anything to roll back is no error: it may come again."""
-    name, route = alert.labels.get("alertname", "alert"), alert.labels.get("route", "")
-    if alert.status != "firing" or alert.labels.get("understudy_action") != "rollback":
-        return {"alert": name, "route": route, "result": "ignored"}
-    why = alert.annotations.get("summary") or alert.annotations.get("description") or ""
-    reason = f"alert {name}" + (f": {why}" if why else "")
-    try:
-        done = operations.roll_back(services.stores.rollouts, route, actor="alertmanager", reason=reason[:2000])
-    except (NotFound, Conflict) as nothing:
-        return {"alert": name, "route": route, "result": str(nothing)}
-    log.warning("rollout %d of route %s is rolled back: %s", done.id, route, reason)
-    return {"alert": name, "route": route, "result": f"rollout {done.id} rolled back"}
 
 
 async def _stream(services: Services, number: int, after: int) -> AsyncIterator[str]:

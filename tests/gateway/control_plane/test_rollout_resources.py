@@ -1,4 +1,4 @@
-"""The operator API's rollouts, its event stream over a real uvicorn, and alerts."""
+"""The operator API's rollouts, and its event stream over a real uvicorn."""
 
 from __future__ import annotations
 
@@ -117,27 +117,6 @@ async def test_an_ended_rollout_cannot_be_steered_through_its_successor(api: Api
     third = api.world.push(seed=3)
     begin(api.world, third)
     assert "has ended" in refused(await api("PATCH", f"/rollouts/{first['id']}", {"generation": 1, "action": "pause"}), 409)
-
-
-def alert(route: str = "r", action: str = "rollback", status: str = "firing") -> dict:
-    labels = {"alertname": "RewardCollapse", "route": route, "understudy_action": action, "severity": "page"}
-    one = {"status": status, "labels": labels, "annotations": {"summary": "reward up, users leave"}, "fingerprint": "x"}
-    return {"version": "4", "receiver": "understudy", "alerts": [one]}
-
-
-async def test_an_alert_rolls_back_once(api: Api):
-    await api.start()
-    await until(api.world, api.controller, Phase.RAMP)
-    for ignored in (alert(action="page"), alert(status="resolved")):
-        assert (await api("POST", "/alerts", ignored)).json()["results"][0]["result"] == "ignored"
-    assert api.world.rollouts.newest()[0].open
-    done = (await api("POST", "/alerts", alert())).json()["results"][0]["result"]
-    assert done == "rollout 1 rolled back"
-    row = api.world.rollouts.newest()[0]
-    assert row.phase is Phase.ROLLED_BACK and row.reason == "alert RewardCollapse: reward up, users leave"
-    again = (await api("POST", "/alerts", alert())).json()["results"][0]["result"]
-    assert "no rollout that could be rolled back" in again
-    refused(await api("POST", "/alerts", {"alerts": "x"}), 400)
 
 
 @contextlib.asynccontextmanager
