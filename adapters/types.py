@@ -33,10 +33,12 @@ class Flag(IntFlag):
 
     EMPTY = 1            # no text and no tool call came
     NON_FINITE = 2       # the engine computed NaN or infinity ("Out of range float")
-    GUARD = 4            # the screening called prompt or answer unsafe
+    GUARD = 4            # the screening called the answer unsafe
     NO_UNIT = 8          # the request named no unit: `unit` is random
     ENGINE_DOWN = 16     # the engine could not be reached or went away: says nothing about the version
     SHADOW = 32          # the answer was for evidence only; nobody saw it
+    UNSCREENED = 64      # the answer was to be screened, and no verdict could be had
+    UNSAFE_PROMPT = 128  # the screening called the prompt unsafe: says nothing about the version
 
 
 class HoldingState(StrEnum):

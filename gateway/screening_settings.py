@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from adapters.settings import Section
 from gateway.setting_types import Duration, Port, Share
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Mode = Literal["off", "audit", "enforce"]
+Direction = Literal["prompt", "response"]
 Action = Literal["block", "audit", "allow"]
+Missing = Literal["", "block", "allow"]
+
+_LABEL = re.compile(r"S[1-9][0-9]?|injection|unnamed")
+
+
+def _check_label(label: str) -> str:
+    if not _LABEL.fullmatch(label):
+        raise ValueError(f"{label!r} is no category: write S1, S2, …, injection, or unnamed (the guard named none)")
+    return label
+
+
+Label = Annotated[str, AfterValidator(_check_label)]
+
+
+class DirectionScreening(Section):
+    """`[screening.prompt]`, `[screening.response]`, also of one route: where a direction differs."""
+
+    threshold: Share | None = Field(None, description="as screening.threshold; left out: that one")
+    thresholds: dict[Label, Share] = Field(default_factory=dict, description="by category; others: as without it")
+    actions: dict[Label, Action] = Field(default_factory=dict, description="by category; others: as without it")
+    on_unavailable: Missing = Field("", description="as screening.on_unavailable; empty: that one")
+
+
+class RouteScreening(Section):
+    """`[screening.routes.NAME]`: where the screening of one route differs. What is left out is as for all routes."""
+
+    mode: Literal["", "off", "audit", "enforce"] = Field("", description="as screening.mode; empty: that one")
+    directions: tuple[Direction, ...] | None = Field(None, description="as screening.directions; left out: those")
+    threshold: Share | None = Field(None, description="as screening.threshold; left out: that one")
+    thresholds: dict[Label, Share] = Field(default_factory=dict, description="by category; others: as without it")
+    actions: dict[Label, Action] = Field(default_factory=dict, description="by category; others: as without it")
+    on_unavailable: Missing = Field("", description="as screening.on_unavailable; empty: that one")
+    refusal: Literal["", "answer", "error"] = Field("", description="as screening.refusal; empty: that one")
+    prompt: DirectionScreening = DirectionScreening()
+    response: DirectionScreening = DirectionScreening()
 
 
 class ScreeningSettings(Section):
     """`[screening]`: Llama Guard on prompts and answers, and the service `understudy guard` that runs it."""
 
-    mode: Literal["off", "audit", "enforce"] = Field("off", description="audit: judge, count; enforce: also block")
-    directions: tuple[Literal["prompt", "response"], ...] = Field(("prompt", "response"), description="what is judged")
+    mode: Mode = Field("off", description="audit: judge, count; enforce: also block")
+    directions: tuple[Direction, ...] = Field(("prompt", "response"), description="what is judged")
     on_unavailable: Literal["block", "allow"] = Field("block", description="enforce: what a missing verdict means")
     threshold: Share = Field(0.5, description="P(unsafe) above it is unsafe; `understudy guard calibrate` finds yours")
-    thresholds: dict[str, Share] = Field(default_factory=dict, description="by category: {S6 = 0.9, injection = 0.8}")
-    actions: dict[str, Action] = Field(default_factory=dict, description="by category: block (default), audit, allow")
+    thresholds: dict[Label, Share] = Field(default_factory=dict, description="by category: {S6 = 0.9, injection = 0.8}")
+    actions: dict[Label, Action] = Field(default_factory=dict, description="by category: block (default), audit, allow")
+    partial_threshold: Share = Field(0.8, description="streams: unfinished text is unsafe above it (or the threshold)")
+    checkpoint: int = Field(64, ge=1, description="streams: tokens before the first look at an answer; then doubled")
+    checkpoint_step: int = Field(0, ge=0, description="streams: most tokens between two looks; 0 = no limit")
+    refusal: Literal["answer", "error"] = Field(
+        "answer", description="a blocked prompt: answer = 200 with finish_reason content_filter; error = 400"
+    )
+    message: str = Field("This was blocked by the content policy.", description="what a refusal says")
+    timeout: Duration = Field("5s", description="longest wait for a verdict; then there is none")
+    concurrency: int = Field(32, ge=1, description="requests to the guard at once, per worker; four times as many wait")
+    prompt: DirectionScreening = DirectionScreening()
+    response: DirectionScreening = DirectionScreening()
+    routes: dict[str, RouteScreening] = Field(default_factory=dict, description="by route: where it differs")
     injection: bool = Field(True, description="also judge tool results and documents for instructions to the model")
     url: str = Field("", description="a guard service elsewhere; empty = the one of this file, on host and port")
     api_key: str = Field("", description="key that the service asks for and the gateway sends")
@@ -47,11 +97,28 @@ class ScreeningSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ScreeningSettings:
-        if self.mode != "off" and not (self.model or self.url):
-            raise ValueError(f'mode = "{self.mode}" needs model = a Llama Guard checkpoint, or url = a running service')
+        if self.active and not (self.model or self.url):
+            mode = self.mode if self.mode != "off" else "audit or enforce"
+            raise ValueError(f'mode = "{mode}" needs model = a Llama Guard checkpoint, or url = a running service')
         if self.backend == "vllm" and not self.vllm_url and not self.url:
             raise ValueError('backend = "vllm" needs vllm_url = the engine that serves the guard')
         return self
+
+    @property
+    def active(self) -> bool:
+        """True when anything is screened: everywhere, or on some route."""
+        return self.mode != "off" or any(route.mode not in ("", "off") for route in self.routes.values())
+
+    @property
+    def lowest_threshold(self) -> float:
+        """The lowest that any route or direction has: from there on categories must be known."""
+        routes = self.routes.values()
+        special: list[DirectionScreening | RouteScreening] = [self.prompt, self.response, *routes]
+        special += [part for route in routes for part in (route.prompt, route.response)]
+        values = [self.threshold, *self.thresholds.values()]
+        for part in special:
+            values += [*part.thresholds.values(), *([] if part.threshold is None else [part.threshold])]
+        return min(values)
 
     @property
     def guard_url(self) -> str:
@@ -64,4 +131,4 @@ class ScreeningSettings(Section):
     @property
     def served_here(self) -> bool:
         """True when `understudy up` runs the guard."""
-        return self.mode != "off" and bool(self.model) and not self.url
+        return self.active and bool(self.model) and not self.url

@@ -109,8 +109,15 @@ COLLAPSE_EVALUE = Metric(
     "collapse_log_evalue", "gauge", "Evidence for reward collapse, natural logarithm.", _VERSION, merge="max"
 )
 # Screening
-SCREENING = Metric("screening_total", "counter", "Texts screened.", (*_VERSION, "stage", "verdict", "category"))
-SCREENING_DURATION = Metric("screening_duration_seconds", "histogram", "Time one screening took.", ("stage",), LOADING)
+SCREENING = Metric(
+    "screening_total", "counter",
+    "Prompts and answers by the guard's verdict; category: of an unsafe one, that which decided.",
+    (*_VERSION, "stage", "verdict", "category"), since="0.2"
+)
+SCREENING_DURATION = Metric(
+    "screening_duration_seconds", "histogram",
+    "From the question to the guard to its verdict, or to the end of the wait for it.", ("stage",), LOADING, "0.2"
+)
 # Rollouts
 ROLLOUT_WEIGHT = Metric(
     "rollout_weight_ratio", "gauge",

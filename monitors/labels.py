@@ -77,6 +77,22 @@ class EventKind(StrEnum):
     GRADING = "grading"            # sampled answers that the scoring service did not take
 
 
+class ScreeningStage(StrEnum):
+    """The `stage` label: what was judged."""
+
+    PROMPT = "prompt"
+    PARTIAL = "partial"            # an answer that is still being written; not counted in screening_total
+    RESPONSE = "response"          # a whole answer, or the part at which it was blocked
+
+
+class Verdict(StrEnum):
+    """The `verdict` label of screening_total."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    UNAVAILABLE = "unavailable"    # nothing is known, which is never safe
+
+
 class ShadowOutcome(StrEnum):
     """The `outcome` label of shadow_total."""
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 
 from monitors import conventions as c
+from monitors.labels import ScreeningStage, Verdict
 from monitors.shared_values import Counter, Histogram, SharedValues
 
 # What a child makes at once: a series must exist at 0 before its first failure, or rate() misses that failure.
@@ -143,6 +144,22 @@ class Recorder:
     def reward(self, route: str, version: str, arm: str, *, grader: str, score: float) -> None:
         """A grader's score of a sampled answer, 0..1; `grader` is a name of the scoring service's configuration."""
         self._values.histogram(c.REWARD_SCORE, route, version, arm, grader).observe(score)
+
+    def screened(self, route: str, version: str, *, stage: str, verdict: str, category: str) -> None:
+        """A prompt or an answer was judged, or could not be; `category` is empty unless it is unsafe."""
+        self._values.counter(c.SCREENING, route, version, stage, verdict, category).inc()
+
+    def screening_expected(self, route: str, version: str, categories: Collection[str]) -> None:
+        """A route's version is screened: its series exist from now on, at 0."""
+        for stage in (ScreeningStage.PROMPT, ScreeningStage.RESPONSE):
+            for verdict in (Verdict.SAFE, Verdict.UNAVAILABLE):
+                self._values.counter(c.SCREENING, route, version, stage, verdict, "")
+            for category in categories:
+                self._values.counter(c.SCREENING, route, version, stage, Verdict.UNSAFE, category)
+
+    def screening_took(self, stage: str, seconds: float) -> None:
+        """The guard was asked for a verdict; `stage` is a ScreeningStage."""
+        self._values.histogram(c.SCREENING_DURATION, stage).observe(seconds)
 
     def shadow(self, route: str, outcome: str) -> None:
         """A request that was to be mirrored ended; `outcome` is a ShadowOutcome."""

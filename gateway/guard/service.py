@@ -73,7 +73,9 @@ def load_parts(settings: ScreeningSettings, path: str) -> tuple[Judge, Backend]:
     """What judges and what scores, for the checkpoint at `path`."""
     scorer: Any = _scorer()
     tokenizer = scorer.load_tokenizer(path)
-    policy = Policy(settings.threshold, settings.thresholds, settings.temperature, settings.injection)
+    policy = Policy(
+        settings.threshold, settings.thresholds, settings.temperature, settings.injection, settings.lowest_threshold
+    )
     known = scorer.context_of(path)
     judge = Judge(
         tokenizer, policy, context=min(settings.context or known, known), most_windows=settings.max_windows,

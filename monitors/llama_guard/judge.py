@@ -32,11 +32,13 @@ class Policy:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
     injection: bool = True
+    named_from: float = 1.0
+    """Categories are asked for from this probability on in any case: somebody else may have lower thresholds."""
 
     @property
     def ask_above(self) -> float:
         """The margin from which categories are asked for: that of the lowest threshold."""
-        lowest = min(self.threshold, *self.thresholds.values()) if self.thresholds else self.threshold
+        lowest = min(self.threshold, self.named_from, *self.thresholds.values())
         return self.temperature * _logit(lowest)
 
     def probability(self, margin: float) -> float:
