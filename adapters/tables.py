@@ -17,13 +17,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON
 
+from adapters.collapse_tables import collapse_states
 from adapters.evidence_tables import bad_events, evaluations, gates, rollout_events, rollouts, scores, shadow_pairs
 from adapters.schema import Serial, metadata
 
 __all__ = [
-    "assignments", "bad_events", "evaluations", "feedback", "gates", "holdings", "keys", "leases", "metadata",
-    "replicas", "responses", "revisions", "rollout_events", "rollouts", "routes", "scores", "secrets", "shadow_pairs",
-    "snapshots", "version_events", "versions",
+    "assignments", "bad_events", "collapse_states", "evaluations", "feedback", "gates", "holdings", "keys", "leases",
+    "metadata", "replicas", "responses", "revisions", "rollout_events", "rollouts", "routes", "scores", "secrets",
+    "shadow_pairs", "snapshots", "version_events", "versions",
 ]  # fmt: skip
 
 versions = Table(
@@ -188,4 +189,5 @@ feedback = Table(
     Column("kind", String(20), nullable=False),
     Column("comment", Text),
     Index("ix_feedback_assignment_at", "assignment", "at"),
+    Index("ix_feedback_unit_at", "unit", "at"),             # one word a user and day: adapters.collapse_store
 )

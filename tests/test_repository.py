@@ -27,6 +27,7 @@ CONTROLLER = "tests/gateway/control_plane/test_controller.py"
 SERVE = "tests/gateway/data_plane/test_serve.py"
 SUPERVISOR = "tests/gateway/engines/test_supervisor.py"
 TESTED_ELSEWHERE = {
+    "adapters.collapse_tables": "tests/adapters/test_database.py",
     "adapters.evidence_tables": "tests/adapters/test_database.py",
     "adapters.schema": "tests/adapters/test_database.py",
     "gateway.control_plane.fleet": CONTROLLER,

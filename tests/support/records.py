@@ -70,9 +70,11 @@ class Records:
         row = {"response_id": response or f"{next(self._numbers):048d}", "at": at, "assignment": assignment}
         self._insert(tables.feedback, {**row, "unit": unit_of(unit), "score": score, "kind": kind})
 
-    def grade(self, assignment: int, unit: int, metric: str, value: float, *, at: float = 2000.0) -> None:
+    def grade(
+        self, assignment: int, unit: int, metric: str, value: float, *, response: str = "", at: float = 2000.0
+    ) -> None:
         """A score."""
-        row = {"response_id": f"{next(self._numbers):048d}", "at": at, "assignment": assignment}
+        row = {"response_id": response or f"{next(self._numbers):048d}", "at": at, "assignment": assignment}
         self._insert(tables.scores, {**row, "unit": unit_of(unit), "metric": metric, "value": value})
 
     def pair(self, unit: int, metric: str, stable: float, candidate: float) -> None:
