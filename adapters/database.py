@@ -8,13 +8,13 @@ errors leave both as DatabaseError.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Table, select
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from adapters.database_errors import translate
 from adapters.errors import ConfigError, DatabaseError
@@ -60,6 +60,8 @@ class Database:
         self._reader = engine
         self._writer = engine.execution_options(understudy_write=True)
         self._lock_file = lock_file
+        self._sessions: set[Any] = set()
+        self.driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         self.where = engine.url.database if lock_file else engine.url.render_as_string(hide_password=True)
 
     @property
@@ -88,6 +90,35 @@ class Database:
         except UnicodeEncodeError as error:  # half a surrogate pair, as from a command line that is not UTF-8
             raise DatabaseError(f"database {self.where}: a text to be stored is not valid Unicode") from error
 
+    def driver_session(self) -> Any:
+        """The driver's own connection, in autocommit and not of the pool, for `driver_errors` and until `end_session`.
+
+        May be used by any thread, by one at a time.
+        """
+        pooled = self._reader.raw_connection()
+        session: Any = pooled.driver_connection
+        pooled.detach()
+        if self.dialect == "postgresql":
+            session.autocommit = True  # SQLite's are made so
+        self._sessions.add(session)
+        return session
+
+    def end_session(self, session: Any) -> None:
+        """Close what `driver_session` gave; None is fine."""
+        self._sessions.discard(session)
+        with suppress(self.driver_error):
+            if session is not None:
+                session.close()
+
+    @contextmanager
+    def driver_errors(self) -> Iterator[None]:
+        """What the driver raises inside leaves as DatabaseError."""
+        with self._translated():
+            try:
+                yield
+            except self.driver_error as error:
+                raise DBAPIError.instance(None, None, error, self.driver_error) from error
+
     def schema(self) -> str | None:
         """The revision of the schema in the database; None while there is none. Raises DatabaseError."""
         with self.read() as connection:
@@ -108,7 +139,9 @@ class Database:
                 _migrate(connection)
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections, and the sessions."""
+        for session in list(self._sessions):
+            self.end_session(session)
         self._reader.dispose()
 
 
@@ -180,7 +213,10 @@ def _postgres_engine(text: str) -> Engine:
         if url.drivername not in ("postgresql", "postgresql+psycopg"):
             raise ConfigError(f'database.url is for {url.drivername}: write "sqlite" or "postgresql+psycopg://user@host/name"')
         options = f"{url.query.get('options', '')} -c lock_timeout={PATIENCE * 1000}".strip()
-        patience: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": PATIENCE * 1000, "options": options}
+        patience: dict[str, Any] = {
+            "connect_timeout": 5, "tcp_user_timeout": PATIENCE * 1000, "options": options,
+            "client_encoding": "utf8",  # or a database without one (SQL_ASCII) would answer with bytes
+        }  # fmt: skip
         given = {key: value for key, value in patience.items() if key == "options" or key not in url.query}
         url = url.set(drivername="postgresql+psycopg")
         return sqlalchemy.create_engine(url, connect_args=given, pool_pre_ping=True, pool_recycle=1800)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, delete, desc, func, select, update
+from sqlalchemy import Connection, CursorResult, delete, desc, select, update
 
 from adapters import tables
 from adapters.database import Database, insert_new, lock, upsert
 from adapters.errors import Conflict
+from adapters.pulse import Pulse
 from adapters.snapshot import Snapshot, from_json
 from adapters.types import Holding, HoldingState, Replica
 
@@ -23,6 +24,7 @@ class FleetStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._pulse = Pulse(database)
 
     # Replicas and holdings: rewritten at every look at the engines.
 
@@ -130,18 +132,13 @@ class FleetStore:
         return from_json(row.id, row.effective_at, row.body) if row else None
 
     def poll(self) -> tuple[int, int]:
-        """(id of the newest snapshot, revision of the keys), 0 where there is none yet: one cheap query."""
-        newest = select(func.max(tables.snapshots.c.id)).scalar_subquery()
-        keys = select(tables.revisions.c.value).where(tables.revisions.c.name == "keys").scalar_subquery()
-        with self._database.read() as connection:
-            row = connection.execute(select(newest, keys)).one()
-        return row[0] or 0, row[1] or 0
+        """(id of the newest snapshot, revision of the keys), 0 where there is none yet. Cheap: ask all the time."""
+        beat = self._pulse.look()
+        return beat.snapshot, beat.keys
 
     def registry_revision(self) -> int:
         """How often routes or versions changed: a controller that sees the same number need not read them again."""
-        query = select(tables.revisions.c.value).where(tables.revisions.c.name == "registry")
-        with self._database.read() as connection:
-            return connection.execute(query).scalar() or 0
+        return self._pulse.look().registry
 
     def prune_snapshots(self, keep: int) -> None:
         """Delete all but the newest `keep` (at least 1) snapshots."""

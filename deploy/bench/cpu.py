@@ -28,10 +28,11 @@ def tree(root: int) -> set[int]:
 
 def seconds(root: int) -> float:
     """CPU seconds that the process tree of `root` has used so far, to the nanosecond where the kernel counts them."""
-    return sum(_of_process(pid) for pid in tree(root))
+    return sum(process_seconds(pid) for pid in tree(root))
 
 
-def _of_process(pid: int) -> float:
+def process_seconds(pid: int) -> float:
+    """CPU seconds that one process has used so far; 0 when it is gone."""
     folder = Path("/proc", str(pid))
     try:
         total = sum(int((task / "schedstat").read_text().split()[0]) for task in (folder / "task").iterdir()) / 1e9

@@ -13,7 +13,7 @@ from adapters.fleet_store import FleetStore
 from adapters.snapshot import Snapshot, to_json
 from gateway.control_plane.publish import routed_pairs
 
-SWITCH_AFTER = 0.2     # seconds from publication until all workers switch: they poll at least every 0.1 s
+SWITCH_AFTER = 0.15    # seconds from publication until all workers switch: they look every 0.04 s (docs/scaling.md)
 MARGIN = 1.0           # seconds more in which a request that was routed before may still reach the engine
 
 log = logging.getLogger("understudy.controller")

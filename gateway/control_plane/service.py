@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import uvicorn
@@ -28,6 +28,7 @@ from adapters.rollout_store import RolloutStore
 from adapters.routes import RouteStore
 from gateway.config import Settings, ensure_data_dir, is_loopback
 from gateway.control_plane.app import create_app
+from gateway.control_plane.awareness import Awareness
 from gateway.control_plane.controller import Controller
 from gateway.control_plane.housekeeping import keep_house
 from gateway.control_plane.lease import Lease
@@ -82,14 +83,25 @@ async def _serve(services: Services, token: str, listener: socket.socket) -> Non
         timeout_graceful_shutdown=LAST_ANSWERS,
     )
     server = _Server(config)
+    controller = services.controller
+    awareness = Awareness(services.stores.fleet, lambda: _in_loop(loop, controller.wake))
+    awareness.start()
     log.info("operator API on http://%s:%d", *listener.getsockname()[:2])
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(services.controller.run(stop))
-        tasks.create_task(keep_house(services.settings, services.stores, services.controller, stop))
-        serving = tasks.create_task(server.serve([listener]))
-        await stop.wait()
-        server.should_exit = True
-        await serving
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(controller.run(stop))
+            tasks.create_task(keep_house(services.settings, services.stores, controller, stop))
+            serving = tasks.create_task(server.serve([listener]))
+            await stop.wait()
+            server.should_exit = True
+            await serving
+    finally:
+        awareness.stop()
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: shutting down
+        loop.call_soon_threadsafe(call)
 
 
 class _Server(uvicorn.Server):

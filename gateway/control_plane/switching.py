@@ -76,14 +76,17 @@ class Switcher:
         await fleet.ask_for_restarts()
         for route in view.routes:
             verdict = judge(route, view, placement, fleet, preparation)
+            if verdict is None and not _baked(route, now):
+                continue
             try:
-                changed |= await asyncio.to_thread(self._carry_out, route, verdict, now)
+                await asyncio.to_thread(self._carry_out, route, verdict, now)
             except (Conflict, NotFound) as overtaken:  # an operator was faster: the next tick sees what they want
                 log.info("%s", overtaken)
-                changed = True
+            changed = True
         return changed
 
-    def _carry_out(self, route: Route, verdict: Commit | Fail | None, now: float) -> bool:
+    def _carry_out(self, route: Route, verdict: Commit | Fail | None, now: float) -> None:
+        """None: the bake is over."""
         routes = self._stores.routes
         if isinstance(verdict, Commit):
             switched = routes.commit_target(route.name, self._bake, now, route.generation)
@@ -94,11 +97,8 @@ class Switcher:
         elif isinstance(verdict, Fail):
             routes.fail_target(route.name, verdict.error, route.generation)
             log.error("route %s: %s is given up: %s", route.name, route.target, verdict.error)
-        elif route.previous is not None and route.bake_until <= now:
-            routes.end_bake(route.name, route.generation)
         else:
-            return False
-        return True
+            routes.end_bake(route.name, route.generation)
 
     async def _quarantine(self, view: View, fleet: Fleet) -> bool:
         """A version that made an engine compute NaN must not be loaded anywhere again."""
@@ -119,3 +119,8 @@ class Switcher:
                 log.info("%s", conflict)
             changed = True
         return changed
+
+
+def _baked(route: Route, now: float) -> bool:
+    """What served before need not stay loaded any more."""
+    return route.previous is not None and route.bake_until <= now

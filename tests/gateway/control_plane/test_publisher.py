@@ -6,7 +6,7 @@ from adapters.errors import Conflict
 from adapters.fleet_store import FleetStore
 from adapters.types import Route
 from gateway.control_plane.publish import Base, Serving, assignment_keys, compose
-from gateway.control_plane.publisher import Publisher
+from gateway.control_plane.publisher import SWITCH_AFTER, Publisher
 from tests.support.world import Clock
 
 V, W = "r@00000000000a", "r@00000000000b"
@@ -33,7 +33,7 @@ async def test_only_changes_are_published_and_a_moment_ahead(fleet, clock):
     publisher = Publisher(fleet, clock, 2.0)
     await publisher.adopt()
     assert await publisher.publish(snapshot(V, "e0"), None)
-    assert fleet.latest().effective_at == clock.now + 0.2
+    assert fleet.latest().effective_at == clock.now + SWITCH_AFTER
     assert not await publisher.publish(snapshot(V, "e0"), None)
     assert await publisher.publish(snapshot(V, "e0", "e1"), None)
     assert fleet.latest().id == 2
@@ -58,7 +58,7 @@ async def test_requests_may_come_for_a_while_after_a_switch(fleet, clock):
     await publisher.publish(snapshot(W, "e0"), None)
     clock.now += 3.1  # until the switch, a late connection, and a margin
     assert publisher.may_get_requests("e0", V)
-    clock.now += 0.2
+    clock.now += SWITCH_AFTER
     assert not publisher.may_get_requests("e0", V) and publisher.may_get_requests("e1", W) is False
     await publisher.publish(snapshot(W, "e0"), None)
     assert publisher.may_get_requests("e0", W)
