@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from adapters.errors import ConfigError
 from adapters.settings import ArtifactSettings, DatabaseSettings, Section, load
+from gateway.collapse_settings import CollapseSettings
 from gateway.screening_settings import ScreeningSettings
 from gateway.setting_types import Duration, Port, parse_duration
 from gateway.slo_settings import SloSettings
@@ -19,8 +20,8 @@ from monitors.rewards.settings import RewardSpec
 ROUTE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 
 __all__ = [
-    "CaptureSettings", "ControlSettings", "Duration", "EngineSettings", "GatewaySettings", "MatchRule", "Port",
-    "RewardSettings", "RolloutSettings", "RouteSettings", "ScreeningSettings", "Settings", "SloSettings",
+    "CaptureSettings", "CollapseSettings", "ControlSettings", "Duration", "EngineSettings", "GatewaySettings",
+    "MatchRule", "Port", "RewardSettings", "RolloutSettings", "RouteSettings", "ScreeningSettings", "Settings", "SloSettings",
     "ensure_data_dir", "is_loopback", "load_settings", "parse_duration",
 ]  # fmt: skip
 
@@ -175,6 +176,7 @@ class Settings(Section):
     screening: ScreeningSettings = ScreeningSettings()
     rewards: RewardSettings = RewardSettings()
     rollout: RolloutSettings = RolloutSettings()
+    collapse: CollapseSettings = CollapseSettings()
     slo: tuple[SloSettings, ...] = ()
     capture: CaptureSettings = CaptureSettings()
 
