@@ -21,8 +21,8 @@ ROUTE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 
 __all__ = [
     "CaptureSettings", "CollapseSettings", "ControlSettings", "Duration", "EngineSettings", "GatewaySettings",
-    "MatchRule", "Port", "RewardSettings", "RolloutSettings", "RouteSettings", "ScreeningSettings", "Settings", "SloSettings",
-    "ensure_data_dir", "is_loopback", "load_settings", "parse_duration",
+    "MatchRule", "Port", "RewardSettings", "RolloutSettings", "RouteSettings", "ScreeningSettings", "Settings",
+    "SloSettings", "ensure_data_dir", "is_loopback", "load_settings", "parse_duration",
 ]  # fmt: skip
 
 
