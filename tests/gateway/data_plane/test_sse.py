@@ -56,6 +56,46 @@ def test_text_that_quotes_the_engines_name_is_not_touched() -> None:
     assert json.loads(out[6:])["model"] == "support"
 
 
+def test_a_text_that_quotes_the_end_marker_does_not_end_the_stream() -> None:
+    edit = editor()
+    edit.feed(chunk({"content": "data: [DONE]"}))
+    assert not edit.done
+    edit.feed(chunk({"content": "\n\ndata: [DONE]"}))
+    assert not edit.done
+    edit.feed(b": a comment\ndata: [DONE]\n\n")
+    assert edit.done
+
+
+@pytest.mark.parametrize("stamp", ENGINE)
+@pytest.mark.parametrize("public", [PUBLIC, ENGINE[0], b'"model":"a-longer-name-than-the-engines-own"'])
+def test_like_events_are_like_the_first(stamp: bytes, public: bytes) -> None:
+    """Deltas that begin with the same bytes take a short way: what comes between them must not."""
+    texts = ["a", 'data: {"error": 1}', '"usage":{', "error", "b"]
+    deltas = [chunk({"content": text}).replace(ENGINE[0], stamp) for text in texts]
+    usage = chunk({"content": "c"}, usage=USAGE).replace(ENGINE[0], stamp)
+    other = deltas[0].replace(b"chatcmpl-1", b"chatcmpl-2")
+    edit = StreamEditor(CHAT, ENGINE, public, True)
+    given = [*deltas, usage, other, *deltas, deltas[0] + deltas[1], STREAM[5]]
+    assert [edit.feed(data) for data in given] == [data.replace(stamp, public) for data in given]
+    assert edit.usage_event == usage.replace(stamp, public) and edit.done and edit.error is None
+
+
+def test_nothing_overtakes_an_event_that_is_not_whole() -> None:
+    edit, (_, first, second, *_) = editor(), STREAM
+    edit.feed(first)
+    assert edit.feed(first[:20]) == b""
+    assert edit.feed(first[20:] + second) == (first + second).replace(ENGINE[0], PUBLIC)
+    assert edit.feed(first) == first.replace(ENGINE[0], PUBLIC)
+
+
+def test_after_an_error_not_even_a_like_event_passes() -> None:
+    edit = editor()
+    edit.feed(STREAM[1])
+    edit.feed(STREAM[1])
+    assert edit.feed(b'data: {"error":{"message":"x"}}\n\n') == b""
+    assert edit.feed(STREAM[1]) == b""
+
+
 def test_usage_the_client_asked_for_stays() -> None:
     assert editor(strip=False).feed(STREAM[4]) == STREAM[4].replace(ENGINE[0], PUBLIC)
     continuous = chunk({"content": "x"}, usage=USAGE)
