@@ -11,10 +11,11 @@ One function per case, so that the wording and the code of each exist once:
     model_not_found         404 model_not_found          no such route, version or base
     not_found               404 not_found                no such path, or a response id that is not ours
     method_not_allowed      405 method_not_allowed       Allow
-    request_timeout         408 request_timeout          the body took too long to arrive
+    request_timeout         408 request_timeout          the request took too long to arrive
     conflict                409 conflict                 it changed meanwhile
     body_too_large          413 body_too_large
     unprocessable           422 out_of_range             well-formed, but not a possible value
+    head_too_large          431 headers_too_large        or what surrounds the body
     rate_limited            429 rate_limit_exceeded      Retry-After
     client_gone             499 client_closed_request    never sent: what logs and metrics call it
     internal_error          500 internal_error           a bug of ours
@@ -108,8 +109,8 @@ def method_not_allowed(allowed: Sequence[str]) -> ApiError:
 
 
 def request_timeout(seconds: float) -> ApiError:
-    """408: the body took longer than `seconds` to arrive. The connection cannot be used again."""
-    message = f"the body did not arrive within {seconds:g} seconds: send the request again"
+    """408: the request took longer than `seconds` to arrive. The connection cannot be used again."""
+    message = f"the request did not arrive whole within {seconds:g} seconds: send it again"
     return ApiError(408, message, code="request_timeout", headers=[("connection", "close")])
 
 
@@ -122,6 +123,12 @@ def body_too_large(limit: int) -> ApiError:
     """413: more than `limit` bytes. The rest of the body is not read, so the connection ends."""
     message = f"the body is larger than {limit} bytes: send less"
     return ApiError(413, message, code="body_too_large", headers=[("connection", "close")])
+
+
+def head_too_large(limit: int, count: int) -> ApiError:
+    """431: a head of more than `limit` bytes or `count` headers, or as much around the body. The connection ends."""
+    message = f"the headers are more than {limit} bytes or {count} lines: send less"
+    return ApiError(431, message, code="headers_too_large", headers=[("connection", "close")])
 
 
 def unprocessable(message: str, param: str | None = None) -> ApiError:

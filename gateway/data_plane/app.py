@@ -20,7 +20,15 @@ from gateway.data_plane.endpoints import ENDPOINTS
 from gateway.data_plane.envelope import render
 from gateway.data_plane.feedback import MAX_BODY
 from gateway.data_plane.worker import Worker
-from gateway.errors import ApiError, internal_error, method_not_allowed, model_not_found, not_found, unavailable
+from gateway.errors import (
+    ApiError,
+    client_gone,
+    internal_error,
+    method_not_allowed,
+    model_not_found,
+    not_found,
+    unavailable,
+)
 
 logger = logging.getLogger("understudy.app")
 
@@ -63,13 +71,15 @@ def create_rest(worker: Worker) -> FastAPI:
             yield
 
     app = FastAPI(title="Understudy", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_api_route("/v1/models", _models(worker), methods=["GET"])
-    app.add_api_route("/v1/models/{name:path}", _model(worker), methods=["GET"])
+    reading = ["GET", "HEAD"]
+    app.add_api_route("/v1/models", _models(worker), methods=reading)
+    app.add_api_route("/v1/models/{name:path}", _model(worker), methods=reading)
     app.add_api_route("/v1/feedback", _feedback(worker), methods=["POST"])
-    app.add_api_route("/healthz", _healthz, methods=["GET"])
-    app.add_api_route("/readyz", _readyz(worker), methods=["GET"])
+    app.add_api_route("/healthz", _healthz, methods=reading)
+    app.add_api_route("/readyz", _readyz(worker), methods=reading)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(UnderstudyError, _failed)
+    app.add_exception_handler(ClientLeft, _left)
     app.add_exception_handler(Exception, _broken)
     return app
 
@@ -88,7 +98,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 405 or path in ENDPOINTS:
         allowed = "POST" if path in ENDPOINTS else (error.headers or {}).get("Allow", "GET")
-        return _answer(method_not_allowed(allowed.split(", ")))
+        return _answer(method_not_allowed(sorted(allowed.split(", "))))
     return _answer(not_found("There is nothing at this path: see GET /v1/models and the documentation"))
 
 
@@ -97,6 +107,10 @@ async def _failed(_request: Request, error: Exception) -> Response:
         return _answer(error)
     logger.error("request failed: %s", error)
     return _answer(unavailable("The gateway's database cannot be reached now: try again shortly"))
+
+
+async def _left(_request: Request, _error: Exception) -> Response:
+    return _answer(client_gone())
 
 
 async def _broken(_request: Request, error: Exception) -> Response:

@@ -51,6 +51,7 @@ def test_the_docstring_draws_every_case_and_no_other() -> None:
             "request_timeout": lambda: errors.request_timeout(1),
             "conflict": lambda: errors.conflict("x"),
             "body_too_large": lambda: errors.body_too_large(1),
+            "head_too_large": lambda: errors.head_too_large(1, 1),
             "unprocessable": lambda: errors.unprocessable("x"),
             "rate_limited": lambda: errors.rate_limited("x", 1),
             "client_gone": errors.client_gone,

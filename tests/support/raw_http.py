@@ -83,13 +83,13 @@ async def _body(reader: asyncio.StreamReader, head: bytes, method: str) -> Answe
     if method == "HEAD" or head[9:12] in (b"204", b"304"):
         return Answer(head, b"", "none")
     if b"\r\ntransfer-encoding: chunked\r\n" in head:
-        body = b""
+        pieces = []
         while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
-            body += await reader.readexactly(size)
+            pieces.append(await reader.readexactly(size))
             assert await reader.readexactly(2) == b"\r\n"
         while await reader.readuntil(b"\r\n") != b"\r\n":  # trailers
             pass
-        return Answer(head, body, "chunked")
+        return Answer(head, b"".join(pieces), "chunked")
     if b"\r\ncontent-length: " in head:
         size = int(head.partition(b"\r\ncontent-length: ")[2].partition(b"\r\n")[0])
         return Answer(head, await reader.readexactly(size), "length")
