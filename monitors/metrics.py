@@ -34,6 +34,8 @@ class RequestMetrics:
         self._input = values.counter(c.TOKENS_TOTAL, route, version, c.TokenType.INPUT)
         self._output = values.counter(c.TOKENS_TOTAL, route, version, c.TokenType.OUTPUT)
         self._output_size = values.histogram(c.RESPONSE_TOKENS, route, version)
+        values.histogram(c.SATISFACTION, route, version, arm)
+        values.counter(c.WITHOUT_UNIT, route)
         for code, outcome in _EXPECTED:
             self._end(code, outcome)
 
@@ -83,6 +85,8 @@ class Recorder:
         self._lock = threading.Lock()
         # Made here: series are made by the loop's thread only, and these count from others.
         self._dropped = {str(kind): values.counter(c.EVENTS_DROPPED, kind) for kind in c.EventKind}
+        for reason in c.LimitReason:
+            values.counter(c.RATE_LIMITED, reason)
         self._confirmed = values.gauge(c.SNAPSHOT_AGE)
         self._confirmed.set(time.monotonic())
         if release:

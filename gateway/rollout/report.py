@@ -18,6 +18,10 @@ from monitors.shared_values import SharedValues
 if TYPE_CHECKING:
     from gateway.rollout.watching import Watched
 
+# What takes a version back, beside the metrics of its plan.
+CAUSES = (
+    "after_promotion", "analysis", "breaker", "collapse", "load", "operator", "quality_regression", "stable_arm",
+)  # fmt: skip
 HELD = "held"          # the label of a hold, beside that of the phase
 _ALL = (ROLLOUT_WEIGHT, ROLLOUT_PHASE, ROLLOUT_EVALUE, ROLLOUT_EFFECT, RATIO_MISMATCH)
 
@@ -32,6 +36,8 @@ class RolloutMetrics:
         """The state of a rollout, open or just ended."""
         rollout, gauge = watched.course.rollout, self._values.gauge
         names = (rollout.route, rollout.candidate)
+        for cause in (*CAUSES, *(metric.name for metric in watched.course.plan.metrics)):
+            self._values.counter(ROLLBACKS, rollout.route, cause)  # at 0: increase() misses a first count without it
         gauge(ROLLOUT_WEIGHT, *names).set(rollout.weight)
         for phase in Phase:
             gauge(ROLLOUT_PHASE, *names, phase.value).set(float(phase is rollout.phase))

@@ -61,8 +61,12 @@ def test_what_is_not_known_is_not_counted(tmp_path: Path, recorder: Recorder) ->
 def test_expected_ends_exist_before_they_happen(tmp_path: Path, recorder: Recorder) -> None:
     """rate() sees no increase from a series that appears with its first failure."""
     recorder.child(*CALL)
-    ends = {labels[-2:]: values for labels, values in merged(tmp_path)["requests_total"].items()}
+    found = merged(tmp_path)
+    ends = {labels[-2:]: values for labels, values in found["requests_total"].items()}
     assert ends == {("200", "ok"): [0], ("502", "error"): [0], ("503", "error"): [0], ("504", "error"): [0]}
+    assert set(found["rate_limited_total"]) == {(reason.value,) for reason in c.LimitReason}
+    assert found["requests_without_unit_total"] == {("support",): [0]}
+    assert count_of(found["satisfaction_score"][CALL[:3]]) == 0
 
 
 @given(
@@ -102,7 +106,7 @@ def test_the_rest_is_counted_under_its_labels(tmp_path: Path, recorder: Recorder
     found = merged(tmp_path)
     assert found["requests_total"] == {("", "", "", "chat", "401", "error"): [1]}
     assert found["failovers_total"] == {("engine-0",): [1]}
-    assert found["rate_limited_total"] == {("tokens",): [1]}
+    assert found["rate_limited_total"] == {("requests",): [0], ("tokens",): [1]}
     assert found["requests_without_unit_total"] == {("support",): [1]}
     assert found["feedback_total"] == {(*CALL[:3], "thumb"): [1]}
     assert found["satisfaction_score"][CALL[:3]][-1] == 1.0
