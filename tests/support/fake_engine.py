@@ -43,6 +43,12 @@ class Misbehaviour:
     failing: set[str] = field(default_factory=set)                     # chat answers 500
 
 
+class Events(str):
+    """An answer that is a stream of server-sent events."""
+
+    __slots__ = ()
+
+
 class FakeEngine:
     """One engine at `url`. `calls` lists what changed it, in order; `adapters`: name → path."""
 
@@ -125,6 +131,7 @@ class FakeEngine:
         status, answer = await self._answer(scope, json.loads(body or b"{}"))
         content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         kind = b"text/plain" if isinstance(answer, str) else b"application/json"
+        kind = b"text/event-stream" if isinstance(answer, Events) else kind
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
         await send({"type": "http.response.body", "body": content})
 
@@ -144,7 +151,8 @@ class FakeEngine:
         if path == "/v1/unload_lora_adapter":
             return self._unload(body["lora_name"])
         if path == "/v1/chat/completions":
-            return self._chat(body["model"])
+            asked = dict(scope["headers"]).get(b"x-request-id", b"x").decode()
+            return self._chat(body["model"], f"chatcmpl-{asked}", stream=body.get("stream") is True)
         if path == "/v1/completions":
             return self._complete(body["model"], body["prompt"])
         return 404, {"detail": "Not Found"}
@@ -196,14 +204,16 @@ class FakeEngine:
             return 404, {"error": {"message": message, "type": "NotFoundError", "param": None, "code": 404}}
         return 200, f"Success: LoRA adapter '{name}' removed successfully."
 
-    def _chat(self, model: str) -> tuple[int, Any]:
+    def _chat(self, model: str, number: str, *, stream: bool = False) -> tuple[int, Any]:
         self.chats.append((time.time(), model))
         if model in self.misbehave.failing:
             return 500, {"error": {"message": "it broke", "type": "InternalServerError", "param": None, "code": 500}}
+        if stream:
+            return 200, _streamed(model, number)
         message = {"role": "assistant", "content": "hello"}
         usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return 200, {"id": "x", "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
+        return 200, {"id": number, "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
 
     def _complete(self, model: str, prompts: list[list[int]]) -> tuple[int, Any]:
         if model != self.base and model not in self.adapters:
@@ -225,6 +235,16 @@ class FakeEngine:
             listed = {f"token_id:{t}": p for t, p in logprobs(key, tuple(prompt)).items()}
             choices.append({"index": index, "text": "x", "logprobs": {"top_logprobs": [listed]}})
         return 200, {"id": "cmpl-1", "object": "text_completion", "model": model, "choices": choices}
+
+
+def _streamed(model: str, number: str) -> Events:
+    """Two tokens and their usage; the gateway takes the usage away where the client did not ask for it."""
+    deltas = [[{"index": 0, "delta": {"content": text}, "finish_reason": None}] for text in ("hel", "lo")]
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    chunks = [{"choices": choices} for choices in deltas] + [{"choices": [], "usage": usage}]
+    texts = [json.dumps({"id": number, "object": "chat.completion.chunk", "model": model} | c, separators=(",", ":"))
+             for c in chunks]  # fmt: skip
+    return Events("".join(f"data: {text}\n\n" for text in (*texts, "[DONE]")))
 
 
 @contextlib.contextmanager

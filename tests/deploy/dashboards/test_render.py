@@ -56,7 +56,7 @@ def test_grafanas_schema_allows_them(name):
         (lambda d: d["panels"][1]["targets"][0].update(query="up"), "query is not in the schema"),
         (lambda d: d["panels"][1]["options"].update(graphMode="none at all"), "BigValueGraphMode"),
         (lambda d: d["panels"][1]["fieldConfig"]["defaults"].update(units="s"), "units is not in the schema"),
-        (lambda d: d["panels"][8]["fieldConfig"]["defaults"]["custom"].update(lineWidth="1"), "not a number"),
+        (lambda d: d["panels"][8]["fieldConfig"]["defaults"]["custom"].update(lineWidth="1"), "line_width"),
         (lambda d: d["templating"]["list"][1].update(type="guess"), "VariableType"),
         (lambda d: d["annotations"]["list"][0].update(epxr=""), "epxr is not in the schema"),
     ],
