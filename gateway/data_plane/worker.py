@@ -27,6 +27,7 @@ from gateway.data_plane.handler import Handler, Services
 from gateway.data_plane.ids import IdMinter
 from gateway.data_plane.limits import Limiter
 from gateway.data_plane.route_table import TableCompiler
+from gateway.data_plane.screening.screening import RouteScreen, Screening
 from gateway.data_plane.shadow import Shadows
 from gateway.data_plane.task_rules import compile_rules
 from gateway.data_plane.upstreams import SWEEP, Upstream
@@ -55,9 +56,10 @@ class Worker:
         self._breakers = Breakers()
         self._compiler = TableCompiler(
             settings.engine.served_name, compile_rules(settings.route), self._upstreams.get, self._breakers,
-            settings.rewards.sample, settings.gateway.workers,
+            settings.rewards.sample, settings.gateway.workers, self._screen,
         )  # fmt: skip
         self._retired: list[Upstream] = []
+        self._screening: Screening | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Worker]:
@@ -68,6 +70,8 @@ class Worker:
         self.values = SharedValues(settings.data_dir / "metrics")
         recorder = Recorder(self.values)
         self.events = EventWriter(ResponseStore(self.database), recorder.events_dropped)
+        if settings.screening.active:
+            self._screening = Screening(settings.screening, recorder)
         minter = IdMinter(server_secret(self.database))
         limiter = Limiter(settings.data_dir / "limits")
         grading = _grading(settings, recorder)
@@ -89,6 +93,8 @@ class Worker:
             self._shadows.close()
             for upstream in (*self._upstreams.values(), *self._retired):
                 upstream.close()
+            if self._screening is not None:
+                self._screening.close()
             evidence.close()
             await asyncio.to_thread(_close, grading, self.events)
             limiter.close()
@@ -144,6 +150,9 @@ class Worker:
         if table is not None:
             self.services.table = self._compiler.compile(table.snapshot)
 
+    def _screen(self, route: str) -> RouteScreen | None:
+        return None if self._screening is None else self._screening.of(route)
+
     def _in_flight(self) -> int:
         return sum(upstream.in_flight for upstream in (*self._upstreams.values(), *self._retired))
 
@@ -170,6 +179,8 @@ class Worker:
             await asyncio.sleep(SWEEP)
             for upstream in (*self._upstreams.values(), *self._retired):
                 upstream.sweep(loop.time())
+            if self._screening is not None:
+                self._screening.sweep(loop.time())
             self._shadows.shed()
             for upstream in [u for u in self._retired if u.in_flight == 0]:
                 upstream.close()
