@@ -30,12 +30,14 @@ class Call:
 
     __slots__ = (
         "_begun", "_blames", "_connection", "_paused", "_request", "_retried", "_sink", "_upstream", "headed", "last",
+        "on_data",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, request: bytes, sink: Sink, now: float, blames: bool = True) -> None:
         self._upstream = upstream
         self._request = request
         self._sink: Sink | None = sink
+        self.on_data = sink.on_data  # a chunk's way through here would be a step for nothing
         self._connection: Connection | None = None
         self._begun = self.last = now
         self._blames = blames
@@ -59,6 +61,7 @@ class Call:
         """Stop reading: the engine's socket fills, its memory is not ours."""
         self._paused = True
         if self._connection is not None and self._connection.transport is not None:
+            self._connection.paused = True
             self._connection.transport.pause_reading()
 
     def resume(self) -> None:
@@ -66,10 +69,17 @@ class Call:
         self._paused = False
         self.last = self._upstream.loop.time()
         if self._connection is not None and self._connection.transport is not None:
+            self._connection.paused = False
             self._connection.transport.resume_reading()
 
     def overdue(self, now: float, timeouts: Timeouts) -> Failure | None:
-        """Which limit has passed, if any. A reader that is slow of its own accord is not the engine's silence."""
+        """Which limit has passed, if any. A reader that is slow of its own accord is not the engine's silence.
+
+        Data only leaves a mark (`heard`); when it came is known as exactly as this is asked.
+        """
+        if self._connection is not None and self._connection.heard:
+            self._connection.heard = False
+            self.last = now
         if now - self._begun > timeouts.total:
             return Failure.TOTAL
         if not self.headed:
@@ -97,12 +107,6 @@ class Call:
         self._upstream.succeeded()
         if self._sink is not None:
             self._sink.on_head(status, headers)
-
-    def on_data(self, data: bytes) -> None:
-        """Pass on."""
-        self.last = self._upstream.loop.time()
-        if self._sink is not None:
-            self._sink.on_data(data)
 
     def on_end(self) -> None:
         """Pass on."""

@@ -18,7 +18,7 @@ import httptools
 from gateway.data_plane.push import Headers
 
 MAX_HEAD = 64 * 1024  # bytes of response headers; an engine's are a few hundred
-
+_LENGTHS = frozenset({b"content-length", b"transfer-encoding"})  # how the end of a body is told
 
 logger = logging.getLogger("understudy.connection")
 
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_head_size", "_headers", "_interim", "_lost", "_over", "_released", "_reusable", "_status", "_until_close",
-        "answered", "exchanges", "idle_since", "parser", "sink", "transport",
+        "answered", "exchanges", "heard", "idle_since", "parser", "paused", "sink", "transport",
     )  # fmt: skip
 
     def __init__(self, released: Callable[[Connection, bool], None], lost: Callable[[Connection], None]) -> None:
@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         self._over: Sink | None = None  # whose answer is complete, until the packet with its last byte is read
         self._reusable = False
         self.answered = False  # any byte of the current answer has arrived
+        self.heard = False  # … since somebody last looked and took this back
+        self.paused = False  # its sink wants no more for now
         self.exchanges = 0
         self.idle_since = 0.0
         self.parser = httptools.HttpResponseParser(self)
@@ -114,7 +116,7 @@ class Connection(asyncio.Protocol):
         if self.sink is None:
             self.close()
             return
-        self.answered = True
+        self.answered = self.heard = True
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -169,10 +171,10 @@ class Connection(asyncio.Protocol):
             self._headers = []
             return
         self._status = status
-        names = {name for name, _ in self._headers}
-        self._until_close = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
         headers, self._headers = self._headers, []  # trailers must not end up in the head
-        if b"content-encoding" in names and dict(headers)[b"content-encoding"].lower() != b"identity":
+        known = dict(headers)
+        self._until_close = status not in (204, 304) and _LENGTHS.isdisjoint(known)
+        if known.get(b"content-encoding", b"identity").lower() != b"identity":
             self.fail(Failure.PROTOCOL)  # never asked for, and cannot be restamped
         if self.sink is not None:
             self.sink.on_head(status, headers)

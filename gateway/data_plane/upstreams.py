@@ -44,6 +44,7 @@ class Upstream:
         host = parts.netloc.rpartition("@")[2] or "localhost"
         self._constant = b"host: " + host.encode() + b"\r\ncontent-type: application/json\r\n"
         self._prefix = parts.path.rstrip("/").encode() if parts.scheme != "unix" else b""
+        self._heads: dict[bytes, bytes] = {}  # path → how every request to it begins
         if api_key:
             self._constant += b"authorization: Bearer " + api_key.encode() + b"\r\n"
 
@@ -54,9 +55,8 @@ class Upstream:
 
         `blames`: a connection that breaks speaks against the engine; not so for a version that may break them itself.
         """
-        request = b"POST %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
-            self._prefix, path, self._constant, headers, len(body), body,
-        )  # fmt: skip
+        head = self._heads.get(path) or self._head(path)
+        request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
         now = self.loop.time()
         call = Call(self, request, sink, now, blames)
         self.in_flight += 1
@@ -73,6 +73,10 @@ class Upstream:
             return call
         self.connect(call)
         return call
+
+    def _head(self, path: bytes) -> bytes:
+        """`path` is one of ours, never a client's: few are kept."""
+        return self._heads.setdefault(path, b"POST %b%b HTTP/1.1\r\n%b" % (self._prefix, path, self._constant))
 
     def connect(self, call: Call) -> None:
         """Open a new connection for a call."""
@@ -106,7 +110,8 @@ class Upstream:
         if not reusable or len(self._idle) >= MAX_POOLED:
             connection.close()
             return
-        if connection.transport is not None:
+        if connection.paused and connection.transport is not None:
+            connection.paused = False
             connection.transport.resume_reading()
         connection.idle_since = self.loop.time()
         self._idle.append(connection)
