@@ -38,23 +38,43 @@ class ResponseId:
     unit: bytes  # 8 bytes, IdMinter.unit_hash
 
 
+class Mac:
+    """HMAC-SHA256 (RFC 2104) under one key, its two padded keys hashed beforehand.
+
+    Two thirds of the time of the `hmac` module's copy and digest, whose wrappers are Python (docs/profile.md).
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        """`key` has at most 64 bytes, SHA-256's block."""
+        padded = key.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded)).copy
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded)).copy
+
+    def digest(self, message: bytes) -> bytes:
+        """32 bytes."""
+        inner, outer = self._inner(), self._outer()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
 class IdMinter:
     """Mints and verifies ids, and hashes units. `secret` (32 bytes or more) is the one all hosts share."""
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < 32:
             raise ValueError("the secret that signs response ids must have at least 32 bytes")
-        self._id_mac = hmac.new(_derive(secret, b"response id"), digestmod="sha256")
-        self._unit_mac = hmac.new(_derive(secret, b"unit"), digestmod="sha256")
+        self._id_mac = Mac(_derive(secret, b"response id"))
+        self._unit_mac = Mac(_derive(secret, b"unit"))
 
     def mint(self, assignment: int, owner_tag: bytes, unit: bytes, now: float) -> str:
         """A new id, without the endpoint's prefix. `now` in seconds since the epoch."""
         noise = random.getrandbits(48).to_bytes(6, "big")  # for uniqueness; the HMAC is what cannot be guessed
         seconds = int(now) & 0xFFFFFFFF
         body = _BODY.pack(_FORMAT, seconds, assignment >> 32, assignment & 0xFFFFFFFF, owner_tag, unit, noise)
-        mac = self._id_mac.copy()
-        mac.update(body)
-        return base64.urlsafe_b64encode(body + mac.digest()[:_MAC_BYTES]).decode("ascii")
+        return base64.urlsafe_b64encode(body + self._id_mac.digest(body)[:_MAC_BYTES]).decode("ascii")
 
     def verify(self, text: str) -> ResponseId | None:
         """What the id says, or None when it is not one of ours. With or without the endpoint's prefix."""
@@ -63,9 +83,7 @@ class IdMinter:
             return None
         raw = base64.urlsafe_b64decode(match[1])
         body, given = raw[:_BODY_BYTES], raw[_BODY_BYTES:]
-        mac = self._id_mac.copy()
-        mac.update(body)
-        if not hmac.compare_digest(mac.digest()[:_MAC_BYTES], given):
+        if not hmac.compare_digest(self._id_mac.digest(body)[:_MAC_BYTES], given):
             return None
         version, seconds, high, low, owner_tag, unit, _ = _BODY.unpack(body)
         return ResponseId(match[1], seconds, high << 32 | low, owner_tag, unit) if version == _FORMAT else None
@@ -73,10 +91,8 @@ class IdMinter:
     def unit_hash(self, owner: str, unit: str | bytes) -> bytes:
         """8 bytes that stand for this owner's unit, HMAC(length of owner ‖ owner ‖ unit): all that is kept of it."""
         owner_bytes = owner.encode("utf-8", "surrogatepass")
-        mac = self._unit_mac.copy()
-        mac.update(len(owner_bytes).to_bytes(4, "big") + owner_bytes)
-        mac.update(unit if isinstance(unit, bytes) else unit.encode("utf-8", "surrogatepass"))
-        return mac.digest()[:8]
+        named = unit if isinstance(unit, bytes) else unit.encode("utf-8", "surrogatepass")
+        return self._unit_mac.digest(len(owner_bytes).to_bytes(4, "big") + owner_bytes + named)[:8]
 
     @staticmethod
     def random_unit() -> bytes:

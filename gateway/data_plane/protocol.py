@@ -34,6 +34,8 @@ DENIED = {
     "previous_response_id": "answers are not stored: send the conversation in `input`",
 }
 
+_SPECIAL = frozenset({*DENIED, "background", "store", "echo"})  # most requests have none
+
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]')
 
@@ -69,24 +71,23 @@ def parse(endpoint: Endpoint, body: bytes, max_n: int) -> ParsedRequest:
     model = fields.get("model")
     if type(model) is not str or not model:
         raise bad_request("`model` is required: name a route, see GET /v1/models", param="model")
-    _refuse_denied(fields)
-    stream = _flag(fields, "stream") and endpoint.streams
+    if not _SPECIAL.isdisjoint(fields):
+        _refuse_denied(fields)
     count = fields.get("n")
     if count is not None and (type(count) is not int or not 1 <= count <= max_n):
         raise bad_request(f"`n` must be a whole number from 1 to {max_n}", param="n")
+    stream = fields.get("stream")
+    if stream is not None and type(stream) is not bool:
+        raise bad_request("`stream` must be true or false", param="stream")
+    stream = stream is True and endpoint.streams
     span = _find_model(body, fields)
-    options = fields.get("stream_options")
-    asked = type(options) is dict and options.get("include_usage") is True
-    malformed = options is not None and type(options) is not dict  # the engine says what is wrong with it
-    add_usage = stream and endpoint.usage_option and not asked and not malformed
+    add_usage = stream and endpoint.usage_option and _lacks_usage(fields.get("stream_options"))
     return ParsedRequest(endpoint, body, fields, model, span, stream, _unit(fields), add_usage)
 
 
-def _flag(fields: dict[str, Any], key: str) -> bool:
-    value = fields.get(key)
-    if value is not None and type(value) is not bool:
-        raise bad_request(f"`{key}` must be true or false", param=key)
-    return bool(value)
+def _lacks_usage(options: Any) -> bool:
+    """The client did not ask for usage. False for malformed options: the engine says what is wrong with them."""
+    return options is None or (type(options) is dict and options.get("include_usage") is not True)
 
 
 def _unit(fields: dict[str, Any]) -> str | None:
@@ -99,6 +100,7 @@ def _unit(fields: dict[str, Any]) -> str | None:
 
 
 def _refuse_denied(fields: dict[str, Any]) -> None:
+    """Raises ApiError when one of _SPECIAL is what we do not accept."""
     for key in DENIED.keys() & fields.keys():
         raise _unsupported(key, DENIED[key])
     if fields.get("background"):
@@ -119,10 +121,10 @@ def _find_model(body: bytes, fields: dict[str, Any]) -> tuple[int, int]:
     Fast path: without \\u escapes a key is spelled in one way only. Whatever looks like `"key":` in the bytes includes
     every real one; so if it occurs once, and the parsed object has the key, that occurrence is the top-level key.
     """
-    if b"\\u" in body:
+    if body.find(b"\\") >= 0 and body.find(b"\\u") >= 0:  # a single byte is found five times as fast
         return _scan(body)
-    for key in INTERPRETED:
-        if key in fields and body.count(_QUOTED[key]) != 1 and len(_AS_KEY[key].findall(body)) != 1:
+    for key in fields:
+        if key in _QUOTED and body.count(_QUOTED[key]) != 1 and len(_AS_KEY[key].findall(body)) != 1:
             return _scan(body)
     match = _MODEL.search(body)
     return match.span(1) if match else _scan(body)
