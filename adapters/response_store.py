@@ -8,15 +8,16 @@ readers count the first, or the last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Table, delete, func, select
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from adapters import tables
 from adapters.database import Database
 from adapters.errors import DatabaseError
+from adapters.retention import Retention
 
 if TYPE_CHECKING:
     import psycopg
@@ -35,8 +36,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "rollout_events": ("rollout", "at", "kind", "actor", "reason", "numbers"),
 }  # fmt: skip
 
-_PRUNED = (tables.responses, tables.feedback, tables.scores, tables.shadow_pairs)
-_CHUNK = 5000  # rows looked at per transaction while pruning: no writer waits long
+_TOGETHER = 20  # rows in one statement on SQLite: each statement run costs, and gives the interpreter away
 
 
 class ResponseStore:
@@ -44,6 +44,7 @@ class ResponseStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._retention = Retention(database)
 
     def append(self, table: str, rows: Sequence[Row]) -> None:
         """Rows of `table` in the order of COLUMNS[table], all or none, but what is there already. Raises DatabaseError.
@@ -57,7 +58,10 @@ class ResponseStore:
         if self._database.dialect == "postgresql" and self._copied(table, rows):
             return
         with self._database.begin() as connection:
-            connection.exec_driver_sql(_insert(table, connection.dialect.name), list(rows))
+            if connection.dialect.name == "sqlite":
+                rows = _insert_together(connection, table, rows)
+            if rows:
+                connection.exec_driver_sql(_insert(table, connection.dialect.name), list(rows))
 
     def _copied(self, table: str, rows: Sequence[Row]) -> bool:
         """COPY, which knows no conflicts: False when there was one, and then nothing was written."""
@@ -79,38 +83,48 @@ class ResponseStore:
         self.append("feedback", [tuple({"comment": None, **row}[name] for name in COLUMNS["feedback"]) for row in rows])
 
     def prune(self, before: float) -> int:
-        """Delete the oldest records up to the first younger than `before` (seconds since the epoch); how many."""
-        return sum(self._prune(table, before) for table in _PRUNED)
+        """Delete records older than `before` (seconds since the epoch) that nobody needs; how many."""
+        return self._retention.prune(before)
 
-    def _prune(self, table: Table, before: float) -> int:
-        """Rows come in nearly the order of their ids: the primary key finds the old ones without another index."""
-        deleted = 0
-        while True:
-            oldest = select(table.c.id, table.c.at).order_by(table.c.id).limit(_CHUNK).subquery()
-            with self._database.begin() as connection:
-                last = connection.execute(select(func.max(oldest.c.id)).where(oldest.c.at < before)).scalar()
-                if last is None:
-                    return deleted
-                old = (table.c.id <= last, table.c.at < before)
-                deleted += connection.execute(delete(table).where(*old)).rowcount
+    def shrink(self) -> int:
+        """Give room that the records no longer need back to the disk, where the database can; bytes."""
+        return self._retention.shrink()
 
 
-def _insert(table: str, dialect: str) -> str:
+def _insert(table: str, dialect: str, together: int = 1) -> str:
     columns = COLUMNS[table]
     marks = ", ".join(["%s" if dialect == "postgresql" else "?"] * len(columns))
-    names = ", ".join(columns)
-    return f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 (our own constants)
+    names, values = ", ".join(columns), ", ".join([f"({marks})"] * together)
+    return f"INSERT INTO {table} ({names}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 (our own constants)
+
+
+def _insert_together(connection: Connection, table: str, rows: Sequence[Row]) -> Sequence[Row]:
+    """Insert most of the rows, in the open transaction; returns those that are left."""
+    session = connection.connection.driver_connection
+    assert session is not None
+    statement = _insert(table, "sqlite", _TOGETHER)
+    whole = len(rows) - len(rows) % _TOGETHER
+    with _driver_errors(connection, statement):
+        for start in range(0, whole, _TOGETHER):
+            session.execute(statement, [value for row in rows[start : start + _TOGETHER] for value in row])
+    return rows[whole:]
 
 
 def _copy(connection: Connection, table: str, rows: Sequence[Row]) -> None:
-    """COPY in the open transaction; the driver's errors become SQLAlchemy's, as everywhere else."""
-    driver = connection.dialect.loaded_dbapi
+    """COPY in the open transaction."""
     statement = f"COPY {table} ({', '.join(COLUMNS[table])}) FROM STDIN"
+    session: psycopg.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # the dialect's
+    with _driver_errors(connection, statement), session.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+@contextmanager
+def _driver_errors(connection: Connection, statement: str) -> Iterator[None]:
+    """The driver's errors become SQLAlchemy's, as everywhere else."""
+    driver = connection.dialect.loaded_dbapi
     try:
-        session: psycopg.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # the dialect's
-        with session.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
+        yield
     except driver.Error as error:
         raise DBAPIError.instance(statement, None, error, driver.Error) from error
 

@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from adapters.errors import DatabaseError
 
 PATIENCE = 10  # seconds to wait for another writer
+LARGEST_LOG = 64 * 2**20  # bytes that the write-ahead log keeps once it was written back
 
 
 def open_engine(path: Path) -> Engine:
@@ -68,6 +69,7 @@ def _create(path: Path) -> None:
     try:
         connection = sqlite3.connect(path, timeout=PATIENCE)
         try:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # first of all, or what is deleted stays in the file
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         finally:
             connection.close()
@@ -79,7 +81,7 @@ def _create(path: Path) -> None:
 
 def _prepare(connection: Any, _: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # sqlite3 begins no transactions of its own: _begin does
-    for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
+    for pragma in ("foreign_keys=ON", "synchronous=NORMAL", f"journal_size_limit={LARGEST_LOG}"):
         connection.execute(f"PRAGMA {pragma}")
 
 

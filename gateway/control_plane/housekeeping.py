@@ -26,6 +26,8 @@ def clear(settings: Settings, stores: Stores, now: float) -> None:
     artifacts = stores.registry.collect()
     if records or artifacts:
         log.info("deleted %d old record(s) and %d unused artifact(s)", records, artifacts)
+    if given := stores.responses.shrink():
+        log.info("gave %.0f MB of the database back to the disk", given / 1e6)
 
 
 async def keep_house(

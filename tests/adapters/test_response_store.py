@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from adapters import response_store, tables
+from adapters import response_store, retention, tables
 from adapters.errors import DatabaseError
 from adapters.response_store import ResponseStore
 
@@ -103,7 +103,7 @@ def test_a_big_batch(database, store):
 
 
 def test_pruning_deletes_what_is_old_and_only_that(database, store, monkeypatch):
-    monkeypatch.setattr(response_store, "_CHUNK", 10)
+    monkeypatch.setattr(retention, "CHUNK", 10)
     store.insert_responses([response(at=float(n)) for n in range(35)])
     store.insert_feedback([feedback(at=float(n)) for n in (1, 30, 2)])
     assert store.prune(before=25.0) == 25 + 2
@@ -115,7 +115,7 @@ def test_pruning_deletes_what_is_old_and_only_that(database, store, monkeypatch)
 
 def test_rows_out_of_order_stay_until_they_are_old(database, store, monkeypatch):
     """Workers write in batches, so times are not quite in the order of ids."""
-    monkeypatch.setattr(response_store, "_CHUNK", 4)
+    monkeypatch.setattr(retention, "CHUNK", 4)
     store.insert_responses([response(at=float(at)) for at in (5, 1, 9, 2, 8, 3)])
     store.prune(before=4.0)
     assert [row["at"] for row in rows(database, tables.responses)] == [5.0, 9.0, 8.0]
