@@ -211,7 +211,7 @@ class Gate:
     def _throttle(self) -> None:
         """Read from the engine only while the client reads and what waits is not too much."""
         wanted = self._paused or (self._body is not None and self._body.full)
-        if wanted == self._throttled or self._ended or self.producer is None:
+        if wanted == self._throttled or self._ended or self._reckoning.known or self.producer is None:
             return
         self._throttled = wanted
         if wanted:

@@ -34,6 +34,7 @@ class Entry:
     heard: Heard
     needs: tuple[tuple[int, int], ...] = ()
     speaks: bool = False
+    refuses: bool = False  # ours: the end of a choice that is blocked
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,7 +204,7 @@ class StreamBody:
             if entry.data:
                 kept.append(entry)
         self._queue = kept
-        self._put(Entry(self._outline.refuse(index), Heard(ends=[index], choices=[index])))
+        self._put(Entry(self._outline.refuse(index), Heard(ends=[index], choices=[index]), refuses=True))
         self._held = sum(len(entry.data) for entry in self._queue)
 
     def _end_here(self, ruling: Ruling) -> None:
@@ -212,9 +212,9 @@ class StreamBody:
         kept: list[Entry] = []
         first = True  # everything before the first event that must wait
         for entry in self._queue:
-            first = first and self._free(entry)
-            others = entry.heard.ends or set(entry.heard.choices) - self._blocked
-            if first or (others and self._free(entry)):
+            first = first and self._free(entry) and self._blocked.isdisjoint(entry.heard.ends)
+            others = set(entry.heard.choices) - self._blocked
+            if first or entry.refuses or (others and self._free(entry)):
                 kept.append(entry)
         gone = self._gone | {index for entry in kept for index in entry.heard.ends}
         self._queue = deque(kept)
