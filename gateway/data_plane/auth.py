@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from adapters.types import ApiKey
 from gateway.errors import forbidden, invalid_key
@@ -31,11 +31,12 @@ class Principal:
     routes: frozenset[str]  # empty: every route
     requests_per_minute: int = 0  # 0: no limit
     tokens_per_minute: int = 0
+    limited: bool = field(init=False)  # the limiter has to be asked
+    operator: bool = field(init=False)  # may ask for pinned versions and arms
 
-    @property
-    def limited(self) -> bool:
-        """True when the limiter has to be asked."""
-        return self.requests_per_minute > 0 or self.tokens_per_minute > 0
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limited", self.requests_per_minute > 0 or self.tokens_per_minute > 0)
+        object.__setattr__(self, "operator", OPERATOR in self.scopes)
 
 
 def owner_tag(owner: str) -> bytes:
@@ -58,8 +59,11 @@ class Authenticator:
 
     def authenticate(self, authorization: bytes | None, x_api_key: bytes | None = None) -> Principal:
         """The principal of a request's two headers (Bearer first). Raises ApiError (401)."""
-        scheme, _, secret = (authorization or b"").partition(b" ")
-        secret = secret.strip() if scheme.lower() == b"bearer" else b""
+        if authorization is not None and authorization.startswith(b"Bearer "):  # as every client writes it
+            secret = authorization[7:].strip()
+        else:
+            scheme, _, secret = (authorization or b"").partition(b" ")
+            secret = secret.strip() if scheme.lower() == b"bearer" else b""
         secret = secret or (x_api_key or b"").strip()
         if not secret:
             if self._required:
@@ -88,7 +92,7 @@ def may_use(principal: Principal, route: str) -> bool:
 
 def is_operator(principal: Principal) -> bool:
     """May ask for pinned versions."""
-    return OPERATOR in principal.scopes
+    return principal.operator
 
 
 def _principal(key: ApiKey) -> Principal:

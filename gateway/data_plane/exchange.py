@@ -42,12 +42,13 @@ class Exchange:
     @property
     def public(self) -> bytes:
         """The client's own spelling of the model, as it stands in answers."""
-        return b'"model":' + self.request.body[slice(*self.request.span)]
+        first, end = self.request.span
+        return b'"model":' + self.request.body[first:end]
 
     def headers(self, sent: float) -> Headers:
         """What every answer carries; `sent` (monotonic seconds): when the engine was asked."""
         overhead = b"%.2f" % ((sent - self.received) * 1e3)
-        own = [(b"x-request-id", self.request_id), (b"x-understudy-overhead-ms", overhead)]
+        own = ((b"x-request-id", self.request_id), (b"x-understudy-overhead-ms", overhead))
         return [*self.target.headers, *own, *self.limit_headers]
 
     def translate(self, status: int, body: bytes) -> ApiError:

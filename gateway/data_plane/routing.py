@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.data_plane.screening.screen import Screen
     from gateway.data_plane.upstreams import Upstream
     from gateway.data_plane.watch import Watch
+    from monitors.metrics import RequestMetrics
 
 RULE_TEXT = 8192  # characters of a message that task-type rules look at: an operator's pattern may be slow
 _SCALE = 2.0**-64
@@ -42,6 +43,7 @@ class Target:
     watch: Watch | None = None  # None: nothing is looked at, as outside routes
     screen: Screen | None = None  # None: neither prompts nor answers are screened
     blames: bool = True  # its broken connections speak against the engine; a candidate's do not: stable must go on
+    metrics: dict[str, RequestMetrics] = field(default_factory=dict)  # by endpoint; made by the first request
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class RouteTable:
 
 def bucket(salt: bytes, unit: bytes) -> float:
     """sha256(salt ‖ 0 ‖ unit) as a number in [0, 1): the same on every worker, host and day."""
-    return int.from_bytes(hashlib.sha256(salt + b"\0" + unit).digest()[:8], "big") * _SCALE
+    return int.from_bytes(hashlib.sha256(b"%b\0%b" % (salt, unit)).digest()[:8], "big") * _SCALE
 
 
 def pick_arm(route: CompiledRoute, unit: bytes | None) -> Target:
@@ -110,7 +112,7 @@ def resolve(
     name = request.model
     route = table.routes.get(name)
     if route is not None:
-        return _arm(route, headers, unit, operator)
+        return _arm(route, headers, unit, operator) if b"x-understudy-arm" in headers else pick_arm(route, unit)
     if name == "auto":
         return _by_task(table, request, headers, unit, operator)
     if name == table.base_name:
