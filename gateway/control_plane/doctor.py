@@ -27,6 +27,7 @@ from adapters.routes import RouteStore
 from adapters.types import HoldingState, Stage
 from gateway.config import Settings, ensure_data_dir, load_settings
 from gateway.control_plane.doctor_engines import check_engines
+from gateway.control_plane.doctor_guard import check_guard
 from gateway.control_plane.findings import Finding, fail, looked_at, ok, warn
 from gateway.control_plane.token import FILE_NAME
 from gateway.engines.command import installed_package
@@ -51,6 +52,7 @@ def examine(config: Path | None) -> list[Finding]:
     findings += looked_at("ports", lambda: _ports(settings))
     if settings.rewards.grader:
         findings += looked_at("graders", lambda: _graders(settings, config))
+    findings += looked_at("guard", lambda: check_guard(settings))
     findings += looked_at("database", lambda: _database(settings))
     findings += looked_at("engines", lambda: check_engines(settings))
     return findings
@@ -104,6 +106,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         named.append(("gateway.metrics_port", "127.0.0.1", gateway.metrics_port))
     if settings.rewards.served_here:
         named.append(("rewards.port", settings.rewards.host, settings.rewards.port))
+    if settings.screening.served_here:
+        named.append(("screening.port", settings.screening.host, settings.screening.port))
     for key, host, port in named:
         yield _port(key, host, port, "https" if key == "gateway.port" and gateway.tls_cert else "http")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from gateway.data_plane.screening.said import strings
+
 Message = dict[str, Any]
 
 # Parts that the guard reads (monitors.llama_guard.conversation); beside an answer, others are only mentioned.
@@ -28,9 +30,11 @@ def conversations(endpoint: str, fields: Mapping[str, Any]) -> list[list[Message
     return [[*_before(fields), *turns]]
 
 
-def questions(conversation: list[Message]) -> list[dict[str, Any]]:
+def questions(conversation: list[Message]) -> list[Message]:
     """What the guard is asked about one prompt. An answer that the client began itself is judged as an answer."""
-    asked = []
+    asked: list[Message] = []
+    if not any(text.strip() for _, text in strings(conversation)):
+        return asked  # there is nothing to judge
     if any(turn.get("role") != "assistant" for turn in conversation):
         asked.append({"role": "user", "messages": conversation})
     last = conversation[-1]

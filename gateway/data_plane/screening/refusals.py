@@ -87,7 +87,7 @@ def named_usage(usage: Usage, name: str) -> Fields:
     found: Fields = {"input_tokens": given, "output_tokens": written}
     if name == "responses":
         found |= {
-            "total_tokens": given + written, "input_tokens_details": {"cached_tokens": 0},
+            "total_tokens": given + written, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens_details": {"reasoning_tokens": 0},
         }  # fmt: skip
     return found
