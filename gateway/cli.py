@@ -28,6 +28,7 @@ COMMANDS = {
     "slo": ("gateway.cli_slo:slo_app", "Service level objectives: Prometheus rules, and what their alerts can see."),
     "key": ("gateway.cli_adapters:key_app", "API keys."),
     "db": ("gateway.cli_adapters:db_app", "The database."),
+    "capacity": ("gateway.cli_capacity:capacity_command", "How many engines a load needs, and which slots."),
     "doctor": ("gateway.cli_serve:doctor_command", "What is wrong, and how to mend it."),
 }
 

@@ -1,0 +1,1 @@
+"""How many engines a load needs: from traffic, engines' measured speed, versions and ranks. Pure but for measuring."""

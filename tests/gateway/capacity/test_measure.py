@@ -1,0 +1,92 @@
+"""The short load: as many at once as asked for, counted rightly, on a stand-in and on a real vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from adapters.errors import EngineUnavailable
+from gateway.capacity.measure import Load, measure
+from tests.support.engine import RealEngine
+
+
+class Streams:
+    """Answers each request with an event of two tokens every few milliseconds; knows how many came at once."""
+
+    def __init__(self, status: bytes = b"200 OK", event: str = "") -> None:
+        self.now = self.most = 0
+        self.bodies: list[dict] = []
+        self._status = status
+        self._event = event or json.dumps({"choices": [{"index": 0, "text": "ab", "token_ids": [5, 6]}]})
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        self.bodies.append(json.loads(await reader.readexactly(length)))
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            writer.write(b"HTTP/1.1 %b\r\nconnection: close\r\n\r\n" % self._status)
+            for _ in range(self.bodies[-1]["max_tokens"] // 2):
+                writer.write(f"data: {self._event}\n\n".encode())
+                await writer.drain()
+                await asyncio.sleep(0.002)
+            writer.write(b"data: [DONE]\n\n")
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.now -= 1
+            writer.close()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self.answer, "127.0.0.1", 0) as server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_each_step_has_its_concurrency_and_counts_tokens():
+    engine, heard = Streams(), []
+    async with engine.serving() as url:
+        points = await measure(Load(url, "m", 7, 6, seconds=0.4), (1, 3), heard.append)
+    assert [point.concurrency for point in points] == [1, 3] and heard == points
+    assert engine.most == 3
+    body = engine.bodies[0]
+    assert (body["model"], len(body["prompt"]), body["max_tokens"], body["ignore_eos"]) == ("m", 7, 6, True)
+    assert body["prompt"] != engine.bodies[1]["prompt"]
+    for point in points:
+        answers = point.tokens_per_second * 0.4 / 6
+        assert 0 < answers <= len(engine.bodies)
+        assert 0 < point.first_token < 0.4
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        (Streams(b"404 Not Found"), "it answers 404"),
+        (Streams(event='{"error": "it died"}'), "it died"),
+        (Streams(event="{nonsense"), "cannot be measured"),
+    ],
+    ids=["refused", "died", "nonsense"],
+)
+async def test_what_goes_wrong_is_one_line(engine, says):
+    async with engine.serving() as url:
+        with pytest.raises(EngineUnavailable, match=says):
+            await measure(Load(url, "m", 3, 4, seconds=0.2), (2,))
+
+
+async def test_no_engine_at_all():
+    with pytest.raises(EngineUnavailable, match="cannot be measured"):
+        await measure(Load("http://127.0.0.1:1", "m", 3, 4, seconds=0.2), (1,))
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_a_real_vllm(real_engine: RealEngine):
+    one, four = await measure(Load(real_engine.url, "base", 20, 30, seconds=1.5), (1, 4))
+    assert four.tokens_per_second > one.tokens_per_second > 0
+    assert one.per_token > 0 and 0 < one.first_token < 60
