@@ -13,6 +13,7 @@ from enum import StrEnum
 from adapters.errors import ConfigError
 from monitors import conventions as c
 from monitors.conventions import ArmName, Metric, Outcome
+from monitors.labels import ScreeningStage, Verdict
 from monitors.slo import WINDOW, Events, Indicator, Ratio, Slices
 
 
@@ -120,12 +121,14 @@ def _availability(scope: Scope) -> Events:
 
 
 def _unsafe(scope: Scope) -> Events:
-    """Answers, not prompts. What could not be judged is no event: safe is only what was called safe."""
-    judged = {"stage": '="response"'}
-    return Events(
-        _or_none(scope.rate(c.SCREENING, **judged, verdict='="unsafe"')),
-        scope.rate(c.SCREENING, **judged, verdict='!="unavailable"'),
-    )
+    """Answers, not prompts, of versions that users are served with: the counter has no arm, and shadow answers are in
+    it. What could not be judged is no event: safe is only what was called safe."""
+
+    def rate(verdict: str) -> str:
+        judged = scope.rate(c.SCREENING, stage=f'="{ScreeningStage.RESPONSE}"', verdict=verdict)
+        return f"sum({_by_version(judged)} and on (route, version) ({_served(scope)} > 0))"
+
+    return Events(_or_none(rate(f'="{Verdict.UNSAFE}"')), rate(f'!="{Verdict.UNAVAILABLE}"'))
 
 
 def _over_refusal(scope: Scope) -> Events:
@@ -162,9 +165,17 @@ def _by_tax(scope: Scope, threshold: float | None) -> Slices:
     if scope.candidate or scope.endpoint or scope.grader:
         raise ConfigError(f"{c.ALIGNMENT_TAX.full_name} is per version: leave arm, endpoint and grader out")
     taxes = f"{c.ALIGNMENT_TAX.full_name}{{{scope.selector(c.ALIGNMENT_TAX)}}}"
-    served = scope.rate(c.REQUESTS).replace("sum(", "sum by (route, version) (", 1)
     most = 0.05 if threshold is None else threshold
-    return Slices(f"max(\n  {taxes}\n  and on (route, version)\n  ({served} > 0)\n) > bool {most:g}")
+    return Slices(f"max(\n  {taxes}\n  and on (route, version)\n  ({_served(scope)} > 0)\n) > bool {most:g}")
+
+
+def _served(scope: Scope) -> str:
+    """Requests per second of users, by version."""
+    return _by_version(Scope(scope.route, scope.candidate).rate(c.REQUESTS))
+
+
+def _by_version(total: str) -> str:
+    return total.replace("sum(", "sum by (route, version) (", 1)
 
 
 def _or_none(query: str) -> str:

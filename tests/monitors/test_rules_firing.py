@@ -181,6 +181,17 @@ def test_divergence_by_the_alignment_tax_of_what_serves(tmp_path):
     judge(tmp_path, [one], {requests(): served}, fires(NO_DATA, "30m", "one"))
 
 
+def test_unsafe_answers_of_what_serves(tmp_path):
+    """2 % of a version's answers are unsafe, twenty times the budget; another version's are seen by nobody."""
+    judged = 'understudy_screening_total{route="support",version="support@%d",stage="response",verdict="%s",category="%s"}'
+    series = {requests(): phases((100, 9 * HOUR)), judged % (1, "safe", ""): phases((100, 7 * HOUR), (98, 2 * HOUR))}
+    series |= {judged % (2, "unsafe", "S1"): phases((100, 9 * HOUR)), judged % (1, "unavailable", ""): phases((900, 540))}
+    bad = {judged % (1, "unsafe", "S1"): phases((0, 7 * HOUR), (2, 2 * HOUR))}
+    slos = [slo(Sli.UNSAFE_RATE, 0.999)]
+    judge(tmp_path, slos, series | bad, fires(BURNING, "7h"), fires(BURNING, "8h50m", "one"))
+    judge(tmp_path, slos, series, fires(BURNING, "8h50m"))
+
+
 def test_custom_queries(tmp_path):
     """No series of good events is nothing good; no series of bad ones is nothing bad."""
     window, total = "[{{.window}}]", "rate(all_total[{{.window}}])"
