@@ -58,7 +58,9 @@ class Call:
                 self._connection.close()
 
     def pause(self) -> None:
-        """Stop reading: the engine's socket fills, its memory is not ours."""
+        """Stop reading: the engine's socket fills, its memory is not ours. Once ended, the connection is another's."""
+        if self._sink is None:
+            return
         self._paused = True
         if self._connection is not None and self._connection.transport is not None:
             self._connection.paused = True
@@ -66,6 +68,8 @@ class Call:
 
     def resume(self) -> None:
         """Read on."""
+        if self._sink is None:
+            return
         self._paused = False
         self.last = self._upstream.loop.time()
         if self._connection is not None and self._connection.transport is not None:
@@ -130,8 +134,13 @@ class Call:
     def _end(self) -> Sink | None:
         sink, self._sink = self._sink, None
         if sink is not None:
+            self.on_data = _nobody  # no cycle of references is left behind
             self._upstream.done(self)
         return sink
+
+
+def _nobody(_data: bytes) -> None:
+    """Whoever asked is gone."""
 
 
 def as_error(failure: Failure) -> ApiError:
