@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.raw_http import Answer, again, ask, engine, once, post, unharmed, wire
 from tests.support.serving import (
+    CHAT,
     SSE_HEAD,
     Asked,
     Gateway,
@@ -250,3 +251,21 @@ async def test_what_follows_a_stream_is_nobodys(gateway: Gateway) -> None:
             first, done = answer.body.split(b"\n\n")[:2]
             assert json.loads(first[6:])["choices"][0]["delta"]["content"] == f"user {user}"
             assert done == b"data: [DONE]" and answer.body.count(b"data: ") == 2
+
+
+async def test_a_large_answer_to_a_slow_reader_does_not_stop_the_next_one(gateway: Gateway) -> None:
+    """The engine's connection is back in the pool while the client still reads: it is nobody's to pause."""
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(completion(asked, text="x" * asked.json["seed"])))
+
+    async with engine(script) as (url, _, _), wire(gateway) as slow, wire(gateway) as connection:
+        await routed(gateway, {"e0": url})
+        for _ in range(3):
+            slow.send(post(ask(seed=6_000_000)))
+            await slow.reader.readuntil(b"\r\n\r\n")
+            for path in (CHAT, CHAT + "?through=asgi"):
+                connection.send(post(ask(seed=10), path=path))
+                assert len((await connection.answer()).json["choices"][0]["message"]["content"]) == 10
+            text = await slow.reader.readuntil(b'"total_tokens":7}}')
+            assert len(text) > 6_000_000
