@@ -69,6 +69,7 @@ def bad(metric: str, objective: float = 0.0) -> ColumnElement[bool]:
         "empty": lambda: and_(_R.status < 400, _flag(Flag.EMPTY)),
         "non_finite": lambda: _flag(Flag.NON_FINITE),
         "guard": lambda: _flag(Flag.GUARD),
+        "unscreened": lambda: _flag(Flag.UNSCREENED),
         "slow_ttft": lambda: func.coalesce(_R.ttft, 0.0) > objective,
         "slow_duration": lambda: and_(_R.status < 400, _R.duration > objective),
     }

@@ -51,6 +51,7 @@ class Accountant:
     def shadow(self, mirror: Mirror, done: Finished, stable: Finished) -> None:
         """A mirrored request is over; `stable`: what the user got. Screened like what users get, then compared."""
         screen = done.exchange.target.screen
+        done.benign = stable.benign  # the prompt is the same
         if screen is None or done.outcome is not Outcome.OK:
             self._shadow(mirror, done, stable)
         else:

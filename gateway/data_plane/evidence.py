@@ -24,6 +24,7 @@ from gateway.data_plane.watch import STORE
 from monitors.answer_statistics import Repetition, answer_statistics, tokenise
 from monitors.conventions import EventKind
 from monitors.metrics import Recorder
+from monitors.refusal import is_refusal
 
 logger = logging.getLogger("understudy.evidence")
 
@@ -119,7 +120,9 @@ class Evidence:
 
     def _look_at_pair(self, pair: Pair) -> None:
         texts = [(item, _text(item)) for item in (pair.stable, pair.shadow)]
-        stable, shadow = (answer_statistics(text) | _tokens(item) for item, text in texts)
+        stable, shadow = (
+            answer_statistics(text) | _screened(item, text) | _tokens(item) for item, text in texts
+        )
         self._paired(pair, {f"text.{name}": value for name, value in stable.items()},
                      {f"text.{name}": value for name, value in shadow.items()})  # fmt: skip
         if self._grading is not None:
@@ -141,7 +144,7 @@ class Evidence:
 
     def _statistics(self, item: Finished, text: str) -> dict[str, float]:
         tokens = tokenise(text)
-        found = answer_statistics(text, tokens) | _tokens(item)
+        found = answer_statistics(text, tokens) | _screened(item, text) | _tokens(item)
         version = item.exchange.target.version
         seen = self._repetitions.pop(version, None) or Repetition()
         self._repetitions[version] = seen  # again: to the end, as the newest
@@ -182,6 +185,12 @@ def _tokens(item: Finished) -> dict[str, float]:
     """As the engine counted them, which is better than words."""
     count = item.usage.output_tokens
     return {} if count is None else {"tokens": float(count)}
+
+
+def _screened(item: Finished, text: str) -> dict[str, float]:
+    """Where the guard was asked: its P(unsafe) of the answer; whether a prompt that it calls safe was refused."""
+    found = {} if item.guard_score is None else {"guard": item.guard_score}
+    return found | {"refusal": float(is_refusal(text))} if item.benign else found
 
 
 def _version(item: Finished) -> tuple[str, str]:

@@ -71,6 +71,7 @@ class Finished:
     upstream: Upstream | None = None  # who answered, or failed to; None: nobody could
     suspect: Failure | None = None  # the engine may be gone, or only this answer: `upstream.check` tells
     guard_score: float | None = None  # of a screened answer: the guard's P(unsafe), 0..1
+    benign: bool = False  # the guard called the prompt safe
     answer: bytes = b""  # of a selected exchange: the body, or the events, as far as they were kept
 
     @property

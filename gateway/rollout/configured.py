@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from gateway.config import Settings
 from gateway.rollout.plan import Plan, default_plan, load_plan
@@ -26,7 +25,6 @@ def sources(settings: Settings) -> frozenset[str]:
     found = {"responses", "feedback", "texts"}
     if settings.rewards.scoring_url:
         found.add("graders")
-    screening: Any = getattr(settings, "screening", None)  # a section of a later release
-    if screening is not None and screening.mode != "off":
+    if settings.screening.active:
         found.add("screening")
     return frozenset(found)

@@ -19,7 +19,7 @@ LOOK_BACK = 10.0       # seconds after which a record that was being written is 
 EVERY = 2.0            # … and how often that far is read again
 COMPARED = frozenset({CANDIDATE, STABLE, SHADOW})
 # What can happen to a mirrored answer as to a real one: nobody rates it, and it is neither streamed nor in a hurry.
-MIRRORED = frozenset({"error", "empty", "non_finite", "guard"})
+MIRRORED = frozenset({"error", "empty", "non_finite", "guard", "unscreened"})
 
 
 def objectives(plan: Plan) -> dict[str, float]:

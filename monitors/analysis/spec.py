@@ -36,7 +36,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "truncated": _EVENT,           # a stream that broke
     "empty": _EVENT,               # no text and no tool call
     "non_finite": _EVENT,          # the engine computed NaN or infinity
-    "guard": {**_RATIO, "source": "screening"},
+    "guard": {**_RATIO, "source": "screening"},       # the guard calls the answer unsafe
+    "unscreened": {**_RATIO, "source": "screening"},  # it was to be screened, and there was no verdict
     "thumbs_down": {**_RATIO, "source": "feedback"},
     "slow_ttft": {**_SLOW, "objective": 2.0},
     "slow_duration": {**_SLOW, "objective": 30.0},
@@ -64,8 +65,9 @@ def known_defaults(name: str) -> dict[str, Any]:
 class MetricSpec(Section):
     """One metric of a plan. What is left out comes from the table of known metrics, by name."""
 
-    name: str = Field(description="error, truncated, empty, non_finite, guard, thumbs_down, slow_ttft, slow_duration, "
-                      "satisfaction, reward, reward.<grader>, text.<statistic>, tokens, ttft, duration or cost")
+    name: str = Field(description="error, truncated, empty, non_finite, guard, unscreened, thumbs_down, slow_ttft, "
+                      "slow_duration, satisfaction, reward, reward.<grader>, text.<statistic>, tokens, ttft, duration "
+                      "or cost")
     role: Role = Field("guardrail", description="primary: decides; guardrail: must not get worse; exploratory: shown")
     direction: Direction = Field("decrease", description="which way is better")
     goal: Goal = Field("noninferior", description="what a primary metric must show: not worse, or better")

@@ -240,4 +240,4 @@ class Gate:
 
     def _settle(self) -> None:
         if self._closed and not self.questions.open:
-            self._reckoning.settle(self.questions.flags, self.questions.score)
+            self._reckoning.settle(self.questions)

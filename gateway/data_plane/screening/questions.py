@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 class Questions:
     """Of one request. `settled` is called after each answer of the guard; `safely` runs what is done with it."""
 
-    __slots__ = ("_asks", "_conversations", "_exchange", "_safely", "_screen", "_settled", "flags", "score")
+    __slots__ = (
+        "_asks", "_conversations", "_exchange", "_safely", "_screen", "_settled", "benign", "flags",
+        "score",
+    )  # fmt: skip
 
     def __init__(
         self, screen: RouteScreen, exchange: Exchange, safely: Callable[[Callable[[], None]], None],
@@ -31,6 +34,7 @@ class Questions:
         self._asks: set[Ask] = set()
         self._conversations: list[list[Message]] = []
         self.flags = 0  # adapters.types.Flag
+        self.benign = False  # the prompt is safe
         self.score: float | None = None  # the answer's highest P(unsafe)
 
     @property
@@ -52,6 +56,7 @@ class Questions:
             self._screen.count(self._exchange.target, ScreeningStage.PROMPT, worst)
             if worst.verdict is Verdict.UNSAFE:
                 self.flags |= int(Flag.UNSAFE_PROMPT)
+            self.benign = worst.verdict is Verdict.SAFE
             then(worst)
 
         self._ask(items, ScreeningStage.PROMPT, judged)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from gateway.data_plane.exchange import Exchange, Finished
+from gateway.data_plane.screening.questions import Questions
 from gateway.data_plane.sse import Usage
 from monitors.conventions import Outcome
 
@@ -66,14 +67,14 @@ class Reckoning:
         self._usage = found
         return found
 
-    def settle(self, flags: int, score: float | None) -> None:
+    def settle(self, known: Questions) -> None:
         """Verdicts and client are done: give the account, if the relay has, once."""
         done, account = self._done, self._account
         if done is None or account is None:
             return
         self._account = None
-        done.flags |= flags
-        done.guard_score = score
+        done.flags |= known.flags
+        done.guard_score, done.benign = known.score, known.benign
         if self._outcome is not None:
             done.outcome, done.status = self._outcome
             done.suspect, done.answer = None, b""
