@@ -27,6 +27,7 @@ _WRITTEN = re.compile(
     rb'|"tool_calls"\s*:\s*\[\s*\{|"type"\s*:\s*"(?:tool_use|function_call)"'
 )
 _UNKNOWN = b"\0"  # no event begins like this
+_BLANK = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")  # behind a blank line
 _NOTHING = (b'"', b"")  # what follows the opening quote of an empty text
 _TERMINAL = {
     "chat": (b"data: [DONE]",),
@@ -67,8 +68,7 @@ def is_written(data: bytes) -> bool:
 
 def restamp(data: bytes, stamped: tuple[bytes, bytes], public: bytes) -> bytes:
     """Put `public` (`"model":<name>`) wherever the engine wrote its own name for the model."""
-    out = data.replace(stamped[0], public)
-    return out if out != data else data.replace(stamped[1], public)
+    return data.replace(stamped[0], public).replace(stamped[1], public)
 
 
 class StreamEditor:
@@ -108,12 +108,12 @@ class StreamEditor:
             data = self._tail + data
             self._tail = b""
         if not data.endswith(b"\n\n"):
-            cut = data.rfind(b"\n\n") + 2
-            self._tail = data[cut:] if cut > 1 else data
+            cut = _end(data)
+            self._tail = data[cut:]
             self._before, self._length = _UNKNOWN, 0  # the rest is to come: nothing may overtake it
             if len(self._tail) > MAX_EVENT:
                 raise ValueError("an event of the engine's stream has no end")
-            if cut <= 1:
+            if not cut:
                 return b""
             data = data[:cut]
         return self._edit(data) if self.error is None else b""
@@ -167,7 +167,7 @@ class StreamEditor:
         """Cut the stream where the engine reports a failure; the caller says it in its own words."""
         events = _events(data)
         for index, event in enumerate(events):
-            if event.startswith((b'data: {"error"', b"event: error\n")):
+            if event.startswith((b'data: {"error"', b"event: error\n", b"event: error\r\n")):
                 self.error = event.partition(b"data: ")[2].strip()
                 self._before, self._length = _UNKNOWN, 0
                 return b"".join(events[:index])
@@ -179,6 +179,12 @@ def _begins(data: bytes, marker: bytes) -> bool:
     return data.startswith(marker) or data.find(b"\n" + marker) >= 0
 
 
+def _end(data: bytes) -> int:
+    """Where the last whole event ends; 0: there is none. vLLM's lines end in LF, those of others may end in CRLF."""
+    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\n\r\n")
+    return max(lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)
+
+
 def _events(data: bytes) -> list[bytes]:
     """Split whole events, each with its blank line."""
-    return [event + b"\n\n" for event in data.split(b"\n\n")[:-1]]
+    return _BLANK.split(data)[:-1]
