@@ -5,7 +5,7 @@ Queries name metrics by monitors.conventions, so that a metric that does not exi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,6 +90,14 @@ class Board:
     variables: tuple[Variable, ...]
     marks: tuple[Mark, ...] = field(default_factory=tuple)
     since: str = "now-6h"
+
+
+def filled(expr: str, board: Board, values: Mapping[str, str]) -> str:
+    """A query with everything chosen, and `values` for Grafana's own variables, such as __rate_interval and window."""
+    chosen = {variable.name: ".*" for variable in board.variables if not variable.values} | dict(values)
+    for name in sorted(chosen, key=len, reverse=True):
+        expr = expr.replace(f"${name}", chosen[name])
+    return expr
 
 
 def of(metric: Metric, where: str = "", suffix: str = "") -> str:
