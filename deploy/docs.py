@@ -81,6 +81,7 @@ def is_duration(field: FieldInfo) -> bool:
 def row(name: str, field: FieldInfo) -> str:
     """One line of a section's table."""
     default = field.get_default(call_default_factory=True, validated_data={})
+    default = {} if isinstance(default, BaseModel) else default
     kind = "duration" if is_duration(field) else type_name(field.annotation)
     shown = "required" if default is PydanticUndefined else f"`{toml(default)}`"
     description = (field.description or "").replace("|", "\\|")
@@ -104,7 +105,8 @@ def section(path: str, model: type[BaseModel], repeated: bool) -> str:
     for name, field in model.model_fields.items():
         text += row(name, field)
         if child := nested(field):
-            inner += section(f"{path}.{name}", child, get_origin(field.annotation) in (tuple, list))
+            named = f"{path}.{name}.NAME" if get_origin(field.annotation) is dict else f"{path}.{name}"
+            inner += section(named, child, get_origin(field.annotation) in (tuple, list))
     return text + inner
 
 

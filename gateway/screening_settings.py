@@ -29,7 +29,7 @@ Label = Annotated[str, AfterValidator(_check_label)]
 
 
 class DirectionScreening(Section):
-    """`[screening.prompt]`, `[screening.response]`, also of one route: where a direction differs."""
+    """One direction, for all routes or for one: where it differs from the rest of the screening."""
 
     threshold: Share | None = Field(None, description="as screening.threshold; left out: that one")
     thresholds: dict[Label, Share] = Field(default_factory=dict, description="by category; others: as without it")
@@ -38,7 +38,7 @@ class DirectionScreening(Section):
 
 
 class RouteScreening(Section):
-    """`[screening.routes.NAME]`: where the screening of one route differs. What is left out is as for all routes."""
+    """One route: where its screening differs. What is left out is as for all routes."""
 
     mode: Literal["", "off", "audit", "enforce"] = Field("", description="as screening.mode; empty: that one")
     directions: tuple[Direction, ...] | None = Field(None, description="as screening.directions; left out: those")
@@ -47,8 +47,8 @@ class RouteScreening(Section):
     actions: dict[Label, Action] = Field(default_factory=dict, description="by category; others: as without it")
     on_unavailable: Missing = Field("", description="as screening.on_unavailable; empty: that one")
     refusal: Literal["", "answer", "error"] = Field("", description="as screening.refusal; empty: that one")
-    prompt: DirectionScreening = DirectionScreening()
-    response: DirectionScreening = DirectionScreening()
+    prompt: DirectionScreening = Field(DirectionScreening(), description="where prompts differ")
+    response: DirectionScreening = Field(DirectionScreening(), description="where answers differ")
 
 
 class ScreeningSettings(Section):
@@ -69,8 +69,8 @@ class ScreeningSettings(Section):
     message: str = Field("This was blocked by the content policy.", description="what a refusal says")
     timeout: Duration = Field("5s", description="longest wait for a verdict; then there is none")
     concurrency: int = Field(32, ge=1, description="requests to the guard at once, per worker; four times as many wait")
-    prompt: DirectionScreening = DirectionScreening()
-    response: DirectionScreening = DirectionScreening()
+    prompt: DirectionScreening = Field(DirectionScreening(), description="where prompts differ")
+    response: DirectionScreening = Field(DirectionScreening(), description="where answers differ")
     routes: dict[str, RouteScreening] = Field(default_factory=dict, description="by route: where it differs")
     injection: bool = Field(True, description="also judge tool results and documents for instructions to the model")
     url: str = Field("", description="a guard service elsewhere; empty = the one of this file, on host and port")
