@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import ssl
 from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ SWEEP = 0.25  # seconds between two looks at the deadlines
 SILENCE = 5.0  # seconds without a byte for anybody after which an engine that kept a request waiting counts as gone
 SETTLE = 0.02  # seconds between a broken connection and the look whether the engine still listens
 LOOK = 0.2  # seconds that look may take
+
+logger = logging.getLogger("understudy.upstreams")
 
 
 class Upstream:
@@ -88,7 +91,10 @@ class Upstream:
         try:
             async with asyncio.timeout(self.timeouts.connect):
                 connection = await self._open()
-        except (OSError, TimeoutError):  # ssl.SSLError is an OSError
+        except (OSError, TimeoutError, ValueError) as error:  # SSLError is an OSError; bad names: ValueError
+            if self.loop.time() >= self.ejected_until:  # once for all that fail together
+                reason = getattr(error, "verify_message", "") or str(error) or "it does not answer"
+                logger.warning("engine %s cannot be reached at %s:%d: %s", self.name, self._host, self._port, reason)
             call.on_failure(Failure.CONNECT)
             return
         if call.live:
@@ -174,7 +180,7 @@ class Upstream:
         try:
             async with asyncio.timeout(LOOK):
                 (await self._open()).close()
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):
             then(True)
         else:
             then(False)

@@ -127,7 +127,7 @@ async def once(gateway: Gateway | int, request: bytes, method: str = "POST") -> 
 
 
 @contextlib.asynccontextmanager
-async def engine(script: Script) -> AsyncIterator[tuple[str, int, list[Asked]]]:
+async def engine(script: Script, **options: Any) -> AsyncIterator[tuple[str, int, list[Asked]]]:
     """A scripted engine: (url, port, what it was asked)."""
     asked: list[Asked] = []
 
@@ -135,7 +135,7 @@ async def engine(script: Script) -> AsyncIterator[tuple[str, int, list[Asked]]]:
         asked.append(request)
         await script(request, writer)
 
-    async with scripted_engine(noted) as url:
+    async with scripted_engine(noted, **options) as url:
         yield url, int(url.rpartition(":")[2]), asked
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -148,7 +149,7 @@ class Asked:
 
 
 @contextlib.asynccontextmanager
-async def scripted_engine(script: Script, port: int = 0) -> AsyncIterator[str]:
+async def scripted_engine(script: Script, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """An engine that does as scripted; yields its url."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,9 +162,9 @@ async def scripted_engine(script: Script, port: int = 0) -> AsyncIterator[str]:
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
 
