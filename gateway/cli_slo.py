@@ -113,7 +113,8 @@ def _alerts(slo: Slo) -> Iterator[dict[str, Any]]:
         soon, later = (burn.seconds_to_fire(bad) for bad in (1.0, 0.5))
         yield {
             "severity": window.severity.value, "long_seconds": window.long, "short_seconds": window.short,
-            "factor": burn.factor, "fires_above": burn.ratio, "events_per_hour": burn.events_per_hour,
+            "factor": burn.factor, "fires_above": burn.ratio,
+            "events_per_hour": burn.events_per_hour if slo.counted else None,
             "seconds_when_all_are_bad": soon, "seconds_when_half_are_bad": later if isfinite(later) else None,
         }  # fmt: skip
 
@@ -131,7 +132,7 @@ def _rows(slo: Slo) -> Iterator[dict[str, Any]]:
             "fires_above": f"{100 * alert['fires_above']:.3g}%",
             "all_bad": _about(alert["seconds_when_all_are_bad"]),
             "half_bad": "never" if half is None else _about(half),
-            "events_per_hour": f"{alert['events_per_hour']:.3g}",
+            "events_per_hour": f"{alert['events_per_hour']:.3g}" if slo.counted else "",
         }
 
 

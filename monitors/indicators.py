@@ -6,6 +6,7 @@ What counts as an event, and as a bad one, is told to operators in docs/slo.md.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -43,6 +44,7 @@ class Source(StrEnum):
 _NOT_USERS = "|".join((ArmName.SHADOW, ArmName.TESTER, ArmName.PINNED))
 _CANDIDATE = "|".join((ArmName.CANDIDATE, ArmName.TREATMENT))
 _ANSWERED = "|".join((Outcome.OK, Outcome.TRUNCATED, Outcome.BLOCKED))
+_ONE_SUM = re.compile(r"sum\(rate\([^()]*\)\)")     # leaves no labels; sum(…) by (…) would
 _FAILED = "|".join((Outcome.ERROR, Outcome.TRUNCATED))
 
 
@@ -112,12 +114,12 @@ def custom(total: str, *, good: str = "", bad: str = "") -> Events:
 
 
 def _availability(scope: Scope) -> Events:
-    """What the client did wrong (4xx) or gave up is no event: else bad requests could hide an outage."""
+    """What the client did wrong (4xx) or gave up is no event: else bad requests could hide an outage. A refusal by
+    screening is an answer, unless it was refused because there was no verdict (5xx)."""
     owed = {"code": '!~"4.."'}
-    return Events(
-        _or_none(scope.rate(c.REQUESTS, outcome=f'=~"{_FAILED}"', **owed)),
-        scope.rate(c.REQUESTS, outcome=f'!="{Outcome.CANCELLED}"', **owed),
-    )
+    failed = _or_none(scope.rate(c.REQUESTS, outcome=f'=~"{_FAILED}"', **owed))
+    unjudged = _or_none(scope.rate(c.REQUESTS, outcome=f'="{Outcome.BLOCKED}"', code='=~"5.."'))
+    return Events(f"({failed}) + ({unjudged})", scope.rate(c.REQUESTS, outcome=f'!="{Outcome.CANCELLED}"', **owed))
 
 
 def _unsafe(scope: Scope) -> Events:
@@ -133,9 +135,10 @@ def _unsafe(scope: Scope) -> Events:
 
 def _over_refusal(scope: Scope) -> Events:
     """Requests that screening refused, of those that got an answer: an upper bound, for some were rightly refused."""
+    judged = {"code": '!~"5.."'}
     return Events(
-        _or_none(scope.rate(c.REQUESTS, outcome=f'="{Outcome.BLOCKED}"')),
-        scope.rate(c.REQUESTS, outcome=f'=~"{_ANSWERED}"'),
+        _or_none(scope.rate(c.REQUESTS, outcome=f'="{Outcome.BLOCKED}"', **judged)),
+        scope.rate(c.REQUESTS, outcome=f'=~"{_ANSWERED}"', **judged),
     )
 
 
@@ -157,7 +160,7 @@ def _by_scores(scope: Scope, threshold: float | None) -> Ratio:
     level = 0.5 if threshold is None else threshold
     rated = _low(c.SATISFACTION, replace(scope, grader=""), level)
     graded = _low(c.REWARD_SCORE, scope, level)
-    return Ratio(f"clamp_min(({rated.error(WINDOW)})\n-\n({graded.error(WINDOW)}), 0)")
+    return Ratio(f"clamp_min(({rated.error(WINDOW)})\n-\n({graded.error(WINDOW)}), 0)", rated.bad)
 
 
 def _by_tax(scope: Scope, threshold: float | None) -> Slices:
@@ -180,12 +183,12 @@ def _by_version(total: str) -> str:
 
 def _or_none(query: str) -> str:
     """0 while no event of its kind has made a series. Not for histograms, whose buckets are there from the start."""
-    return query if query.endswith("or vector(0)") else f"{query} or vector(0)"
+    return f"{query} or vector(0)"
 
 
 def _summed(query: str) -> str:
     """One number, whatever labels the query leaves."""
-    return query if query.startswith("sum(") else f"sum({query})"
+    return query if _ONE_SUM.fullmatch(query) else f"sum({query})"
 
 
 def _bound(metric: Metric, threshold: float) -> str:

@@ -2,7 +2,8 @@
 
 Read: SLO and SLI of Prometheus; ratioMetric (good or bad with total, or raw) and thresholdMetric; Occurrences and
 Timeslices; rolling windows. Alerts come from the burn-rate tables: alert policies are named as not read. What OpenSLO
-has no field for stands in annotations: understudy/route, action, sli, unreachable, no-data and events-per-hour.
+has no field for stands in annotations: understudy/route, action, sli, unreachable, no-data, events-per-hour and, for a
+raw ratio, bad-events (PromQL of bad events per second, of which an alert wants ten).
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ def _slos(document: _Document, documents: list[_Document]) -> list[Slo]:
             raise ConfigError("composite SLOs are not read: give each objective an SLO of its own")
         name = base.name if len(spec.objectives) == 1 else f"{base.name}-{number}"
         measured = _indicator(found, objective, spec.budgetingMethod)
+        if isinstance(measured, Ratio):
+            measured = replace(measured, bad=document.metadata.annotations.get("understudy/bad-events", ""))
         made.append(replace(base, name=name, objective=objective.share, indicator=measured))
     return made
 

@@ -30,6 +30,8 @@ def _document(slo: Slo) -> dict[str, Any]:
         "budgetingMethod": "Occurrences",
         "objectives": [_objective(slo)],
     }
+    if isinstance(slo.indicator, Ratio):
+        said["bad-events"] = slo.indicator.bad
     notes = {f"understudy/{key}": value for key, value in said.items() if value}
     return {"apiVersion": VERSION, "kind": "SLO", "metadata": {"name": slo.name, "annotations": notes}, "spec": spec}
 

@@ -134,9 +134,8 @@ class _Rules:
         above = f"> ({burn.factor:.6g} * {1 - self._slo.objective:.12g})"
         short, long = self._text(burn.window.short), self._text(burn.window.long)
         parts = [f"  max({self._error(window)} {above}) without (sloth_window)" for window in (short, long)]
-        if isinstance(self._slo.indicator, Events):
-            count = f"{self._slo.indicator.bad_rate(long)} * {burn.window.long / self._scale:g}"
-            parts.append(f"  ({count} >= {MIN_BAD_EVENTS:g})")
+        if bad := self._slo.indicator.bad_rate(long):
+            parts.append(f"  ({bad} * {burn.window.long / self._scale:g} >= {MIN_BAD_EVENTS:g})")
             return f"(\n{parts[0]}\n  and\n{parts[1]}\n  and on ()\n{parts[2]}\n)"
         return f"(\n{parts[0]}\n  and\n{parts[1]}\n)"
 
@@ -159,7 +158,8 @@ class _Rules:
         if Action.TICKET is self._slo.action or severity is Severity.TICKET:
             severity, action = Severity.TICKET, Action.TICKET
         labels = {"severity": severity.value, "sloth_severity": severity.value, "understudy_action": action.value}
-        notes = {"summary": summary} | ({"description": self._slo.description} if self._slo.description else {})
+        said = self._slo.description.replace("{{", '{{"{{"}}')    # annotations are templates, a description is not
+        notes = {"summary": summary} | ({"description": said} if said else {})
         notes["runbook_url"] = f"{self._runbook}#{name.lower()}"
         return {"alert": name, "expr": expr, "labels": self._labels | labels, "annotations": notes}
 

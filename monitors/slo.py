@@ -51,9 +51,17 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A query of the share of bad ones over the window, for indicators that are no counts of events."""
+    """A query of the share of bad ones over the window, for indicators that are no counts of events.
+
+    `bad`: events per second that stand behind a large share, of which an alert wants some; "" where there are none.
+    """
 
     share: str
+    bad: str = ""
+
+    def bad_rate(self, window: str) -> str:
+        """Bad events per second; "" where nothing is counted."""
+        return f"({_over(self.bad, window)})" if self.bad else ""
 
     def error(self, window: str) -> str:
         """The share of bad ones."""
@@ -68,6 +76,10 @@ class Slices:
     """
 
     bad: str
+
+    def bad_rate(self, window: str) -> str:
+        """Nothing is counted."""
+        return ""
 
 
 Indicator = Events | Ratio | Slices
@@ -116,10 +128,16 @@ class Slo:
     @property
     def alerting(self) -> Alerting:
         """Its alerts. Raises ConfigError, which names the SLO."""
+        expected = self.events_per_hour if self.counted else 0.0
         try:
-            return alerting(self.objective, self.period, self.policy, events_per_hour=self.events_per_hour)
+            return alerting(self.objective, self.period, self.policy, events_per_hour=expected)
         except ConfigError as error:
             raise ConfigError(f"SLO {self.id}: {error}") from None
+
+    @property
+    def counted(self) -> bool:
+        """True when it is about events, of which a few say nothing."""
+        return bool(self.indicator.bad_rate("1h"))
 
     @property
     def seconds(self) -> float:

@@ -27,7 +27,7 @@ def of(sli: Sli, objective: float, threshold: float | None = None, *, name: str 
 
 
 SLOS = (
-    of(Sli.AVAILABILITY, 0.995, action=Action.ROLLBACK, description="Answers come, and whole."),
+    of(Sli.AVAILABILITY, 0.995, action=Action.ROLLBACK, description="Answers come, {{whole}}."),
     of(Sli.SATISFACTION, 0.8, policy=Policy.SCALE, period="7d", no_data="1d"),
     of(Sli.DIVERGENCE, 0.99, action=Action.TICKET),
     of(Sli.DIVERGENCE, 0.8, name="gap", source=Source.SCORES, policy=Policy.DETECTORS, period="28d", no_data="never"),

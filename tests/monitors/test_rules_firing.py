@@ -168,6 +168,8 @@ def test_rewards_satisfaction_and_their_divergence(tmp_path):
         slo(Sli.DIVERGENCE, 0.8, source=Source.SCORES, policy=Policy.SCALE, name="apart"),
     ]
     judge(tmp_path, slos, unhappy | content, fires(BURNING, "5h24m"), fires(BURNING, "5h46m", "happy", "apart"))
+    few = histogram("understudy_satisfaction_score", labels, "0.5", phases((0.1, 90)), phases((0.1, 90)))
+    judge(tmp_path, slos, content | few, fires(BURNING, "80m"))     # 6 unhappy users in an hour
     known = Expected("1h", 'count by (sloth_slo) (slo:sli_error:ratio_rate5m)', {'{sloth_slo="graded"}': 1})
     judge(tmp_path, slos, content, known)
 
