@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from monitors import conventions as c
 from monitors.labels import ScreeningStage, Verdict
@@ -118,6 +118,11 @@ class Recorder:
             del self._gone[version]
             self._values.drop("version", version, _OF_A_VERSION)
             self._children = {key: child for key, child in self._children.items() if key[1] != version}
+
+    def engines(self, names: Iterable[str]) -> None:
+        """These can be asked from now on: their series exist, at 0."""
+        for name in names:
+            self._values.counter(c.FAILOVERS, name)
 
     def failover(self, engine: str) -> None:
         """A request left `engine` for another before its first byte."""

@@ -26,7 +26,7 @@ from adapters.fleet_store import FleetStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot, to_json
 from deploy.bench import cpu
-from deploy.bench.load import Work
+from deploy.bench.load import MESSAGES, Work
 from deploy.bench.measure import load
 from deploy.bench.processes import free_port, started, wait_ready
 
@@ -72,7 +72,17 @@ def gateway(folder: Path, routes: int) -> Iterator[tuple[str, int, int]]:
         publish(folder, upstream, routes)
         with started(serve, log, cores["relay"]) as server:
             wait_ready(server, log, url, "/readyz")
+            for number in range(routes):
+                _ask(ports["port"], f"route-{number}")
             yield url, server.pid, ports["metrics"]
+
+
+def _ask(port: int, route: str) -> None:
+    """One request: a route's series exist from its first one on."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", "/v1/chat/completions", json.dumps({"model": route, "messages": MESSAGES}))
+    connection.getresponse().read()
+    connection.close()
 
 
 class Scraper:
@@ -109,7 +119,7 @@ def run(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-scraping-")))
         url, pid, port = stack.enter_context(gateway(folder, options.routes))
-        (worker,) = cpu.tree(pid) - {pid}
+        worker = max(cpu.tree(pid) - {pid}, key=cpu.process_seconds)  # beside it is Python's resource tracker
         work = Work(url, options.connections, options.seconds, model="route-0", pid=worker, core=cores["relay"])
         for number in range(options.rounds):
             for state in STATES[number % 2 :] + STATES[: number % 2]:

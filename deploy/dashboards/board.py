@@ -94,7 +94,7 @@ class Board:
 
 def filled(expr: str, board: Board, values: Mapping[str, str]) -> str:
     """A query with everything chosen, and `values` for Grafana's own variables, such as __rate_interval and window."""
-    chosen = {variable.name: ".*" for variable in board.variables if not variable.values} | dict(values)
+    chosen = {variable.name: ".+" for variable in board.variables if not variable.values} | dict(values)
     for name in sorted(chosen, key=len, reverse=True):
         expr = expr.replace(f"${name}", chosen[name])
     return expr

@@ -33,12 +33,13 @@ def board(what: Board, panels: Mapping[str, list[Line]], marks: Mapping[str, lis
     places, height = _places(what)
     figure = Figure(figsize=(14, height * 0.33), dpi=72, layout=None)
     FigureCanvasAgg(figure)
-    figure.suptitle(what.title, x=0.02, y=1 - 0.12 / (height * 0.33), ha="left", fontsize=13, weight="bold")
-    grid = figure.add_gridspec(height, 24, left=0.03, right=0.99, top=0.97, bottom=0.02, hspace=0.9, wspace=2.2)
+    edge = 0.5 / (height * 0.33)
+    figure.suptitle(what.title, x=0.03, y=1 - edge / 2, ha="left", va="center", fontsize=13, weight="bold")
+    grid = figure.add_gridspec(height, 24, left=0.03, right=0.99, top=1 - edge, bottom=edge / 2, hspace=0.9, wspace=2.2)
     for title, top in places[None]:
         axes = figure.add_subplot(grid[top : top + 1, :])
         axes.axis("off")
-        axes.text(0, 0.1, title, fontsize=11, color="#444444", weight="bold", transform=axes.transAxes)
+        axes.text(0, 0.4, title, fontsize=11, color="#444444", weight="bold", transform=axes.transAxes)
     for panel, left, top in places[Panel]:
         inner = slice(top, top + panel.height - 1)
         axes = figure.add_subplot(grid[inner, left : left + panel.width])
@@ -54,10 +55,10 @@ def board(what: Board, panels: Mapping[str, list[Line]], marks: Mapping[str, lis
 
 def _places(what: Board) -> tuple[dict[Any, Any], int]:
     """({None: [(heading, top)], Panel: [(panel, left, top)]}, height), in Grafana's grid of 24 columns."""
-    headings, placed, top = [], [], 1
+    headings, placed, top = [], [], 0
     for row in what.rows:
         headings.append((row.title, top))
-        top, left, tallest = top + 1, 0, 0
+        top, left, tallest = top + 2, 0, 0
         for panel in row.panels:
             if left + panel.width > 24:
                 top, left, tallest = top + tallest, 0, 0
@@ -124,7 +125,9 @@ def _timeline(axes: Any, panel: Panel, lines: list[Line], span: tuple[float, flo
             width = min(then - at, 30.0) / 60
             colour = _colour(panel, [value])
             axes.broken_barh([((at - span[0]) / 60, width)], (row - 0.35, 0.7), color=colour)
-    axes.set_yticks(range(len(lines)), [line.name for line in lines], fontsize=6)
+        axes.text(0.01, row + 0.38, line.name, fontsize=6, va="bottom", transform=axes.get_yaxis_transform())
+    axes.set_yticks([])
+    axes.set_ylim(-0.5, max(len(lines), 3) - 0.2)
     axes.set_xlim(0, (span[1] - span[0]) / 60)
 
 

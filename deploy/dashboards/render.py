@@ -52,7 +52,7 @@ def _variable(variable: Variable) -> Builder[models.VariableModel]:
     return (
         dashboard.QueryVariable(variable.name).label(variable.title).description(variable.description)
         .query(f"label_values({variable.of}, {variable.label})").datasource(SOURCE).current(every)
-        .multi(True).include_all(True).all_value(".*")
+        .multi(True).include_all(True).all_value(".+")
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_ASC)
     )  # fmt: skip
 

@@ -38,8 +38,9 @@ def overview() -> Row:
     """Six numbers."""
     failing = ratio(total(c.REQUESTS, "", ERRORS), total(c.REQUESTS, ""))
     return Row("Now", (
-        Panel("Requests", "Requests that ended, per second.", (Query(total(c.REQUESTS, "")),), "reqps", "stat", 4, 4),
-        Panel("Errors", "Share of requests that ended as error or truncated.", (Query(failing),), "percentunit",
+        Panel("Requests", "Routed requests that ended, per second.", (Query(total(c.REQUESTS, "")),), "reqps",
+              "stat", 4, 4),
+        Panel("Errors", "Share of routed requests that ended as error or truncated.", (Query(failing),), "percentunit",
               "stat", 4, 4, thresholds=BAD_SHARE),
         Panel("First token, p95", "Time to the first content delta of streams.",
               quantiles(c.TTFT, "", "", (0.95,)), "s", "stat", 4, 4),
@@ -121,6 +122,6 @@ def plant() -> Row:
         Panel("Age of the routes", "Since the slowest worker last confirmed its routes: above a few seconds the "
               "database is away.", (Query(f"max({of(c.SNAPSHOT_AGE)})", "oldest"),), "s", width=12, minimum=0,
               thresholds=((None, "green"), (5.0, "orange"), (60.0, "red"))),
-        Panel("Releases", "Processes by release: several while an update is under way.",
+        Panel("Releases", "Gateway hosts by release: several while an update is under way.",
               (Query(f"count by (version) ({of(c.BUILD_INFO)})", "{{version}}"),), kind="bars", width=12),
     ))  # fmt: skip

@@ -131,6 +131,7 @@ class Worker:
     def _install(self, snapshot: Snapshot) -> None:
         """Switch to a new routing state, whole."""
         self._adopt_endpoints(snapshot)
+        self.services.recorder.engines(self._upstreams)
         self._breakers.adopt(snapshot.routes)
         try:
             table = self._compiler.compile(snapshot)
