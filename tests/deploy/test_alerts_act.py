@@ -6,17 +6,26 @@ windows of production make of it: here an hour passes in twelve seconds.
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
+import tomllib
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from adapters.rollouts import Phase
 from gateway.cli import app
+from gateway.cli_init import default_slos
+from gateway.config import Settings
+from gateway.control_plane.app import MAX_BODY
 from monitors.burnrate import alerting
+from monitors.rules import render
 from tests.support.alerting import Plant, running_plant
 from tests.support.prometheus import PROMETHEUS_CONFIG, Prometheus, start_alertmanager, start_prometheus
 from tests.support.tree import ROOT
@@ -63,6 +72,26 @@ def test_an_alert_rolls_a_bad_version_back(tmp_path, capsys):
             f"{by_alert.back:.2f} (the alert fired after {by_alert.fired:.2f}; expected of 1h and 5m, {SCALE} times shorter: "
             f"{alerting(OBJECTIVE, '30d').burns[0].seconds_to_fire(0.5) / SCALE:.2f}), by the gateway itself {by_itself.back:.2f}"
         )
+
+
+@pytest.mark.needs("alertmanager")
+@pytest.mark.parametrize(("action", "receivers"), [
+    ("rollback", "understudy,people"), ("page", "people"), ("ticket", "tickets"), ("", "people"),
+])  # fmt: skip
+def test_who_hears_of_what(action, receivers):
+    """The controller first, then people; what asks for nothing known reaches people too."""
+    command = ["amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER_CONFIG}", f"understudy_action={action}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, receivers), done.stderr
+
+
+def test_a_webhook_fits_into_what_the_api_takes():
+    """max_alerts of the largest alerts there are (Prometheus' link repeats the query, escaped) are below the limit."""
+    (hook,) = [hook for one in yaml.safe_load(ALERTMANAGER_CONFIG.read_text())["receivers"] for hook in one.get("webhook_configs", ())]
+    groups = yaml.safe_load(render([one.slo() for one in Settings.model_validate(tomllib.loads(default_slos())).slo]))["groups"]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    largest = max(len(quote_plus(rule["expr"])) + len(json.dumps(rule["labels"] | rule["annotations"])) for rule in alerts)
+    assert hook["max_alerts"] * (largest + 1000) < MAX_BODY
 
 
 @dataclass(frozen=True)
