@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapters.errors import ConfigError
 from monitors.burnrate import Policy
@@ -140,6 +142,41 @@ def test_what_is_not_read_is_refused_in_one_line(tmp_path, old, new, message):
         read(tmp_path, SLO.replace(old, new))
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert "slo.yml" in str(refused.value)
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 99), st.floats(), st.text(max_size=5), st.just([]), st.just({}),
+    st.sampled_from(["{{.window}}", "30d", "-1d", "rate(x[5m])", [None], {"name": None}, {"spec": {"query": 1}}]),
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """Every place in a document."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in inside:
+        yield from places(child, (*path, key))
+
+
+@given(st.data())
+def test_whatever_is_wrong_with_a_file_is_one_line(tmp_path_factory, data):
+    body = yaml.safe_load(SLO)
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from([path for path in places(body) if path]))
+        inner = body
+        for key in path[:-1]:
+            inner = inner[key]
+        if isinstance(inner, dict) and data.draw(st.booleans()):
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = data.draw(JUNK)
+        if not any(places(body)) or not body:
+            break
+    try:
+        slos, _ = read(tmp_path_factory.mktemp("slo"), yaml.safe_dump(body))
+        render(slos)
+    except ConfigError as error:
+        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("text", ["", "---\n---\n", "just text", "[1, 2]", "a: &a [*a]", "\x00", "x: " + "[" * 3000])

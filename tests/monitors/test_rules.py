@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -53,6 +54,27 @@ def test_the_text_is_the_golden_one():
 def test_promtool_accepts_every_kind(tmp_path, scale):
     said = check_rules(tmp_path, render(EVERY, scale=scale))
     assert "SUCCESS" in said and "duplicate" not in said
+
+
+@pytest.mark.needs("prometheus")
+def test_promtool_accepts_whatever_the_settings_accept(tmp_path):
+    """Two hundred objectives drawn at random, in one file."""
+    draw, slos = random.Random(5), []
+    while len(slos) < 200:
+        sli = draw.choice(list(Sli)[:-1])
+        bounds = {Sli.TIME_TO_FIRST_TOKEN: (0.005, 2.0), Sli.LATENCY: (0.1, 600.0), Sli.TIME_PER_OUTPUT_TOKEN: (0.001, 1.0)}
+        scope = Scope(draw.choice(["support", "a-1", ""]), draw.random() < 0.3, draw.choice(["", "chat"]), draw.choice(["", 'x"{}\\']))
+        try:
+            made = indicator(sli, scope, draw.choice(bounds.get(sli, (None,))), draw.choice(list(Source)))
+        except ConfigError:
+            continue
+        slos.append(Slo(
+            f"n{len(slos)}", made, draw.uniform(0.01, 0.9999), scope.route or "understudy", scope.route, sli.value,
+            draw.choice(["30d", "28d", "7d"]), draw.choice([Action.PAGE, Action.TICKET]),
+            draw.choice([Policy.SCALE, Policy.DETECTORS]), draw.choice(["1h", "3d", "never"]), draw.choice([0.0, 5.0]),
+            draw.choice(["", "{{ broken", "tick ` 'quote' \"two\"\nlines"]),
+        ))  # fmt: skip
+    assert "SUCCESS" in check_rules(tmp_path, render(slos, scale=draw.uniform(1, 500)))
 
 
 def test_names_and_labels_are_sloths():
