@@ -8,7 +8,7 @@ readers count the first, or the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -82,13 +82,13 @@ class ResponseStore:
         """The same for rows of `feedback` as dicts; `comment` may be left out. Raises DatabaseError."""
         self.append("feedback", [tuple({"comment": None, **row}[name] for name in COLUMNS["feedback"]) for row in rows])
 
-    def prune(self, before: float) -> int:
-        """Delete records older than `before` (seconds since the epoch) that nobody needs; how many."""
-        return self._retention.prune(before)
+    def prune(self, before: float, enough: Callable[[], bool] = lambda: False) -> int:
+        """Delete records older than `before` (seconds since the epoch) that nobody needs, until `enough`; how many."""
+        return self._retention.prune(before, enough)
 
-    def shrink(self) -> int:
+    def shrink(self, enough: Callable[[], bool] = lambda: False) -> int:
         """Give room that the records no longer need back to the disk, where the database can; bytes."""
-        return self._retention.shrink()
+        return self._retention.shrink(enough)
 
 
 def _insert(table: str, dialect: str, together: int = 1) -> str:

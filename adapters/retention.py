@@ -27,17 +27,22 @@ _A, _O = tables.assignments.c, tables.rollouts.c
 
 
 class Retention:
-    """For one thread. `pause(seconds)` is called after each transaction, for as long as it took: others write too."""
+    """For one thread. `pause(seconds)` is called after each transaction, for as long as it took: others write too.
+
+    Where `enough()` says so, the methods stop after the transaction that is under way.
+    """
 
     def __init__(self, database: Database, pause: Callable[[float], None] = time.sleep) -> None:
         self._database = database
         self._pause = pause
         self._evidence: tuple[Any, ...] = ()          # what is protected; when it changes, all is looked at again
         self._kept_to: dict[str, int] = {}            # table → id up to which everything that is left is protected
+        self._enough: Callable[[], bool] = lambda: False
 
-    def prune(self, before: float) -> int:
+    def prune(self, before: float, enough: Callable[[], bool] = lambda: False) -> int:
         """Delete records older than `before` (seconds since the epoch); how many. Raises DatabaseError."""
         rollouts, serving = self._needed()
+        self._enough = enough
         if (rollouts, serving) != self._evidence:
             self._evidence, self._kept_to = (rollouts, serving), {}
         under_way = _under_way if rollouts else None
@@ -47,7 +52,7 @@ class Retention:
         deleted += self._prune(tables.shadow_pairs, before, _open if rollouts else None)
         return deleted + self._forget_bad_events(before)
 
-    def shrink(self) -> int:
+    def shrink(self, enough: Callable[[], bool] = lambda: False) -> int:
         """Give what a SQLite file does not need back to the disk, when that is much; bytes. Raises DatabaseError."""
         if self._database.dialect != "sqlite":
             return 0
@@ -60,7 +65,7 @@ class Retention:
                     for name in ("page_count", "freelist_count", "page_size")
                 )
                 surplus = free - (pages - free) // 3 if free > pages * _FREE else 0  # a quarter stays empty
-                while given < surplus:  # a script, because `execute` stops at the first page
+                while given < surplus and not enough():  # a script, because `execute` stops at the first page
                     self._timed(partial(session.executescript, f"PRAGMA incremental_vacuum({_PAGES})"))
                     given += _PAGES
                 left = session.execute("PRAGMA freelist_count").fetchall()[0][0]
@@ -100,7 +105,7 @@ class Retention:
         conditions: list[ColumnElement[bool]] | None = None
         while True:
             last, young = self._oldest(table, cursor, before)
-            if last is None:
+            if last is None or self._enough():
                 return deleted
             if conditions is None:
                 needed = (under_way(rows) if under_way else None, kept())
@@ -134,10 +139,10 @@ class Retention:
         ended = select(_O.id).where(_O.ended_at < before)
         while True:
             some = select(rows.c.id).where(rows.c.rollout.in_(ended)).limit(CHUNK)
-            count = self._timed(partial(self._delete, rows, rows.c.id.in_(some)))
-            if not count:
-                return deleted
+            count: int = self._timed(partial(self._delete, rows, rows.c.id.in_(some)))
             deleted += count
+            if not count or self._enough():
+                return deleted
 
     def _timed(self, call: Callable[[], Any]) -> Any:
         began = time.monotonic()

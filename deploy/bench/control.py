@@ -1,4 +1,4 @@
-"""The control path: `python -m deploy.bench.control`. How soon a change of a route is everywhere, and what idling costs.
+"""The control path: `python -m deploy.bench.control`. How soon a route's change is everywhere; what idling costs.
 
 A controller, workers and a stand-in engine on this machine. A route goes back and forth between two loaded versions;
 one connection to each worker asks again and again which version answers. A change takes from the operator's call until
@@ -81,7 +81,7 @@ def owner(connection: http.client.HTTPConnection, pids: list[int]) -> int:
     for pid in pids:
         for link in Path("/proc", str(pid), "fd").iterdir():
             with contextlib.suppress(OSError):
-                if os.readlink(link) in inodes:
+                if str(link.readlink()) in inodes:
                     return pid
     return 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from deploy.bench import cpu
 from deploy.bench.processes import CouldNotStart
 
 KINDS = ("sqlite", "postgresql")
@@ -45,6 +46,18 @@ def database_url(kind: str) -> Iterator[str]:
         if process is not None:
             _stop(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def servers_seconds() -> float:
+    """CPU seconds of the PostgreSQL server below this process, ended connections included; 0 without one."""
+    used = 0.0
+    for pid in cpu.tree(os.getpid()):
+        with contextlib.suppress(OSError):  # a connection that ended just now: its parent counts it
+            name, _, rest = Path("/proc", str(pid), "stat").read_text().rpartition(")")
+            if name.endswith("(postgres"):
+                fields = rest.split()
+                used += (int(fields[13]) + int(fields[14])) * cpu.TICK + cpu.process_seconds(pid)
+    return used
 
 
 def _programs() -> Path:

@@ -19,14 +19,14 @@ SNAPSHOTS_KEPT = 100
 log = logging.getLogger("understudy.controller")
 
 
-def clear(settings: Settings, stores: Stores, now: float) -> None:
-    """One round. Raises UnderstudyError."""
+def clear(settings: Settings, stores: Stores, now: float, enough: Callable[[], bool] = lambda: False) -> None:
+    """One round, or as much of it as there is time until `enough`. Raises UnderstudyError."""
     stores.fleet.prune_snapshots(SNAPSHOTS_KEPT)
-    records = stores.responses.prune(now - parse_duration(settings.capture.retention))
+    records = stores.responses.prune(now - parse_duration(settings.capture.retention), enough)
     artifacts = stores.registry.collect()
     if records or artifacts:
         log.info("deleted %d old record(s) and %d unused artifact(s)", records, artifacts)
-    if given := stores.responses.shrink():
+    if given := stores.responses.shrink(enough):
         log.info("gave %.0f MB of the database back to the disk", given / 1e6)
 
 
@@ -41,7 +41,7 @@ async def keep_house(
     while not stop.is_set():
         if controller.leads:
             try:
-                await asyncio.to_thread(clear, settings, stores, clock())
+                await asyncio.to_thread(clear, settings, stores, clock(), lambda: stop.is_set() or not controller.leads)
             except UnderstudyError as error:
                 log.warning("housekeeping: %s", error)
         with contextlib.suppress(TimeoutError):

@@ -77,6 +77,13 @@ def test_what_is_old_goes_in_small_transactions_with_pauses(made: Made):
     assert made.prune(NOW + RETENTION) == 3 and made.left("responses") == []
 
 
+def test_it_stops_when_somebody_has_had_enough_and_goes_on_later(made: Made):
+    made.answers(1, *[OLD] * 20)
+    answers = iter([False, True])
+    assert made.retention.prune(NOW - RETENTION, lambda: next(answers, True)) == 4
+    assert made.prune() == 16
+
+
 def test_a_young_row_among_old_ones_is_found_when_it_is_old(made: Made):
     made.answers(1, OLD, NOW - RETENTION + 5, OLD + 1, OLD + 2, OLD + 3, OLD + 4)
     assert made.prune() == 5
