@@ -28,6 +28,8 @@ def to_json(board: Board) -> str:
     made = made.variables([_source(), *map(_variable, board.variables)]).annotations([_mark(m) for m in board.marks])
     whole = json.loads(json.dumps(made.build(), cls=JSONEncoder))
     whole["panels"] = json.loads(json.dumps(_panels(board.rows), cls=JSONEncoder))
+    for variable in whole["templating"]["list"]:
+        del variable["id"]     # an empty one: Grafana 10 makes its own, later ones know none
     for written, mark in zip(whole["annotations"].get("list", []), board.marks, strict=True):
         written |= {"titleFormat": mark.title, "textFormat": mark.text, "step": mark.step, "useValueForTime": False}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
