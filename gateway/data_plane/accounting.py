@@ -22,6 +22,9 @@ from monitors.conventions import EventKind, Outcome
 from monitors.metrics import Recorder
 
 
+_GUARD = int(Flag.GUARD)
+
+
 @dataclass(slots=True)
 class Accountant:
     """One per worker. `request` and `shadow` are called once for each answer, in the loop; nothing here waits."""
@@ -62,7 +65,7 @@ class Accountant:
             self._of_shadow(done)
         else:
             self._ask(done, self._of_shadow)
-        if done.outcome is Outcome.OK:
+        if done.outcome is Outcome.OK and stable.outcome is Outcome.OK:
             self.evidence.pair(Pair(mirror.rollout, stable, done))
 
     def _of_shadow(self, done: Finished) -> None:
@@ -93,18 +96,17 @@ class Accountant:
             if trip is not None:
                 self._tripped(trip)
         selected = done.exchange.selected
-        if selected and done.outcome is Outcome.OK:
-            if selected & ~MIRROR:
-                self.evidence.offer(done)
-            if selected & MIRROR and watch.mirror is not None:
-                self.shadows.offer(watch.mirror, done)
+        if selected & ~MIRROR and done.outcome is Outcome.OK:
+            self.evidence.offer(done)
+        if selected & MIRROR and watch.mirror is not None and _answered(done):
+            self.shadows.offer(watch.mirror, done)
 
     def _record(self, done: Finished) -> None:
         exchange, usage = done.exchange, done.usage
         self.events.response(
             (
                 exchange.response_id, time.time(), exchange.target.assignment, exchange.unit,
-                exchange.request.endpoint.name, done.status, done.outcome.value, done.ttft, done.duration,
+                exchange.request.endpoint.name, done.status, str(done.outcome), done.ttft, done.duration,
                 usage.input_tokens, usage.output_tokens, int(done.flags),
             )
         )  # fmt: skip
@@ -117,6 +119,11 @@ class Accountant:
         self.events.record(EventKind.ROLLOUT, row)
         self.events.hurry()
         self.on_trip(trip)
+
+
+def _answered(done: Finished) -> bool:
+    """The version has answered, well or unsafely: what stable may be blocked for, the candidate must be tried with."""
+    return done.outcome is Outcome.OK or (done.outcome is Outcome.BLOCKED and done.flags & _GUARD != 0)
 
 
 def _used(done: Finished) -> int:

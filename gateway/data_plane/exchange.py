@@ -18,7 +18,7 @@ from monitors.conventions import Outcome
 from monitors.metrics import RequestMetrics
 
 # As plain numbers: the operators of an IntFlag cost a microsecond.
-_DOWN, _BAD = int(Flag.ENGINE_DOWN), int(Flag.EMPTY | Flag.NON_FINITE)
+_DOWN, _BAD = int(Flag.ENGINE_DOWN), int(Flag.EMPTY | Flag.NON_FINITE | Flag.GUARD)
 
 
 @dataclass(slots=True)
