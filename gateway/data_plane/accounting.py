@@ -21,7 +21,6 @@ from gateway.data_plane.watch import MIRROR
 from monitors.conventions import EventKind, Outcome
 from monitors.metrics import Recorder
 
-
 _GUARD = int(Flag.GUARD)
 
 
