@@ -1,4 +1,4 @@
-"""Ties a child's life to its parent's, so that a killed supervisor leaves nothing behind."""
+"""How processes end. Ties a child's life to its parent's, so that a killed supervisor leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+LAME_DUCK = 0.5           # seconds in which a worker's keep-alive clients are told to leave
 _PR_SET_PDEATHSIG = 1     # linux/prctl.h
 
 

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -31,12 +30,11 @@ from adapters import tables
 from adapters.database import open_database
 from adapters.response_store import ResponseStore, Row
 from adapters.settings import DatabaseSettings
-from deploy.bench import cpu
-from deploy.bench.databases import KINDS, database_url
+from deploy.bench.databases import KINDS, database_url, servers_seconds
 from deploy.bench.load import percentile
 from gateway.data_plane.events import EventWriter
 from gateway.data_plane.ids import IdMinter
-from gateway.data_plane.server import SWITCH
+from gateway.data_plane.process import SWITCH
 
 TICK = 0.001  # seconds between two timers
 FLUSH = 60.0  # seconds for what is still queued at the end
@@ -159,23 +157,11 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
             for number in range(options.workers)
         ]
         plain = run([Job("", name, job.rate, min(job.seconds, 5.0), job.seed) for job in jobs])
-        server = _servers_seconds()
+        server = servers_seconds()
         found = run(jobs)
-        server = _servers_seconds() - server
+        server = servers_seconds() - server
         stored, used = size(url, folder)
     return _summary(found, plain, stored - rows, server) | {"bytes_per_record": used / stored}
-
-
-def _servers_seconds() -> float:
-    """CPU seconds of the PostgreSQL server below this process, ended connections included."""
-    used = 0.0
-    for pid in cpu.tree(os.getpid()):
-        name, _, rest = Path("/proc", str(pid), "stat").read_text().rpartition(")")
-        if name.endswith("(postgres"):
-            fields = rest.split()
-            of_ended = (int(fields[13]) + int(fields[14])) * cpu.TICK
-            used += of_ended + cpu.process_seconds(pid)
-    return used
 
 
 def _summary(found: list[dict[str, Any]], plain: list[dict[str, Any]], stored: int, server: float) -> dict[str, Any]:

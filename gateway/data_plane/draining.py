@@ -16,8 +16,7 @@ from types import FrameType
 import uvicorn
 
 from gateway.data_plane.worker import Worker
-
-LAME_DUCK = 0.5  # seconds in which keep-alive clients are told to leave
+from gateway.lifetime import LAME_DUCK
 
 
 class DrainingServer(uvicorn.Server):

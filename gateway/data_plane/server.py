@@ -1,13 +1,14 @@
-"""`understudy serve`: a parent that owns the listening socket and the metrics port, and N uvicorn workers."""
+"""`understudy serve`: a parent that owns the listening socket and the metrics port, and N uvicorn workers.
+
+The parent imports as little as it can: it is up in a moment, and its workers begin to import the data plane.
+"""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 import socket
-import sys
 import threading
 import time
 from multiprocessing.context import SpawnProcess
@@ -16,23 +17,16 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-import uvicorn
 
-from adapters.database import open_database
 from adapters.errors import ConfigError
-from adapters.keys import list_keys
 from gateway.config import Settings, ensure_data_dir, load_settings, parse_duration
-from gateway.data_plane.app import DataPlane
-from gateway.data_plane.draining import LAME_DUCK, DrainingServer
-from gateway.data_plane.hot_protocol import hot_protocol
-from gateway.lifetime import die_with_parent
+from gateway.lifetime import LAME_DUCK
 from gateway.logs import configure
 from monitors.metrics_server import start_metrics_server
 
-KEEP_ALIVE = 75  # seconds an idle client connection is kept: longer than clients keep theirs
-BACKLOG = 4096
 RESTART_AFTER = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds; a worker that dies again and again is not started in a frenzy
 STABLE_AFTER = 30.0  # seconds after which a worker's earlier deaths are forgotten
+UNSTARTABLE = 3  # exit status of a worker whose start failed (uvicorn's): another would fail as well
 
 logger = logging.getLogger("understudy.serve")
 
@@ -89,7 +83,7 @@ class Supervisor:
         self._stopping.set()
 
     def _start(self) -> SpawnProcess:
-        process = self._context.Process(target=run_worker, args=(self._settings, self._listener), name="worker")
+        process = self._context.Process(target=_work, args=(self._settings, self._listener), name="worker")
         process.start()
         return process
 
@@ -127,47 +121,20 @@ class _Slot:
         self.restart_at: float | None = None
 
 
-SWITCH = 0.0005  # seconds a thread may go on while the loop waits for the interpreter: a tenth of Python's own default
-UNSTARTABLE = 3  # exit status of a worker whose start failed: another would fail as well
+def _work(settings: Settings, listener: socket.socket) -> None:
+    """Body of a worker process: what it needs is imported there, and not by the supervisor."""
+    from gateway.data_plane.process import run_worker
 
-
-def run_worker(settings: Settings, listener: socket.socket) -> None:
-    """Body of a worker process. The supervisor may have been killed while this process was still importing."""
-    die_with_parent()
-    supervisor = multiprocessing.parent_process()
-    if supervisor is not None and os.getppid() != supervisor.pid:
-        return
-    configure("worker")
-    sys.setswitchinterval(SWITCH)
-    app = DataPlane(settings)
-    server = DrainingServer(worker_config(settings, app), app.worker)
-    server.run(sockets=[listener])
-
-
-def worker_config(settings: Settings, app: DataPlane) -> uvicorn.Config:
-    """uvicorn as the data plane needs it."""
-    return uvicorn.Config(
-        app=app,
-        http=hot_protocol(app.worker),
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=round(parse_duration(settings.gateway.drain)),
-        ssl_certfile=settings.gateway.tls_cert or None,
-        ssl_keyfile=settings.gateway.tls_key or None,
-    )
+    run_worker(settings, listener)
 
 
 def _refuse_openness(settings: Settings) -> None:
     """Nobody may listen beyond loopback without keys. Raises ConfigError."""
     if not settings.keys_required:
         return
+    from adapters.database import open_database
+    from adapters.keys import list_keys
+
     database = open_database(settings.database, settings.data_dir)
     try:
         usable = [key for key in list_keys(database) if key.revoked_at is None]
