@@ -184,3 +184,17 @@ def events(data: bytes) -> list[Any]:
 
 
 DONE = b"data: [DONE]\n\n"
+
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+ANSWER = {"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
+          "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}}  # fmt: skip
+
+
+
+def whole(screened: Screened, answer: Any = ANSWER) -> bytes:
+    """The engine answers unstreamed; the bytes of its answer."""
+    body = json.dumps(answer).encode()
+    screened.gate.start(200, [*JSON, (b"content-length", b"%d" % len(body))])
+    screened.gate.write(body)
+    screened.relay.end()
+    return body

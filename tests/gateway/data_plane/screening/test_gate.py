@@ -8,58 +8,21 @@ from typing import Any
 import pytest
 
 from adapters.types import Flag
-from gateway.data_plane.sse import Usage
 from monitors.conventions import Outcome
-from tests.support.screening import AWAY, DONE, JSON, SAFE, SSE, UNREADABLE, UNSAFE, Screened, chat, events
-
-ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
-ANSWER = {"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
-          "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}}  # fmt: skip
-
-
-def whole(screened: Screened, answer: Any = ANSWER) -> bytes:
-    """The engine answers unstreamed."""
-    body = json.dumps(answer).encode()
-    screened.gate.start(200, [*JSON, (b"content-length", b"%d" % len(body))])
-    screened.gate.write(body)
-    screened.relay.end()
-    return body
-
-
-def test_a_whole_answer_waits_for_both_verdicts_and_passes_byte_for_byte() -> None:
-    screened = Screened(body=ASK)
-    body = whole(screened)
-    assert not screened.status and [ask.texts for ask in screened.asked] == [["hi"], ["hello"]]
-    screened.asked[1].answer(SAFE)
-    assert not screened.status and not screened.accounts
-    screened.asked[0].answer(SAFE)
-    assert (screened.out, screened.status, screened.finished) == (body, 200, True)
-    assert dict(screened.headers)[b"content-length"] == b"%d" % len(body)
-    (done,) = screened.accounts
-    assert (done.outcome, done.flags, done.guard_score) == (Outcome.OK, 0, 0.01)
-
-
-def test_a_blocked_answer_keeps_its_usage_and_is_well_formed() -> None:
-    screened = Screened(body=ASK)
-    whole(screened)
-    screened.answer(SAFE)
-    screened.answer(UNSAFE)
-    found = json.loads(screened.out)
-    assert found["choices"][0]["finish_reason"] == "content_filter" and found["usage"] == ANSWER["usage"]
-    assert found["choices"][0]["message"]["refusal"] and b"hello" not in screened.out
-    assert dict(screened.headers)[b"content-length"] == b"%d" % len(screened.out)
-    assert screened.accounts[0].outcome is Outcome.BLOCKED and screened.accounts[0].usage == Usage(5, 7)
-
-
-def test_of_two_choices_one_is_blocked() -> None:
-    two = [{"index": i, "message": {"content": text}, "finish_reason": "stop"} for i, text in enumerate(("good", "bad"))]
-    screened = Screened(body=ASK | {"n": 2})
-    whole(screened, {"choices": two})
-    screened.answer(SAFE)
-    screened.answer(SAFE, UNSAFE)
-    assert [c["finish_reason"] for c in json.loads(screened.out)["choices"]] == ["stop", "content_filter"]
-    assert b"good" in screened.out and b"bad" not in screened.out
-    assert screened.accounts[0].outcome is Outcome.OK and screened.accounts[0].flags & Flag.GUARD
+from tests.support.screening import (
+    ASK,
+    AWAY,
+    DONE,
+    JSON,
+    SAFE,
+    SSE,
+    UNREADABLE,
+    UNSAFE,
+    Screened,
+    chat,
+    events,
+    whole,
+)
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
@@ -176,13 +139,3 @@ def test_a_bug_lets_nothing_through(monkeypatch: pytest.MonkeyPatch) -> None:
     screened.gate.write(chat("secret"))
     assert screened.status == 200 and screened.finished and b"secret" not in screened.out
     assert events(screened.out)[0]["error"]["code"] == "internal_error" and len(screened.accounts) == 1
-
-
-def test_several_prompts_and_what_each_is_judged_with() -> None:
-    body = {"prompt": ["one", "two"], "n": 2}
-    screened = Screened("completions", body=body)
-    assert screened.answer(SAFE).texts == ["one", "two"]
-    whole(screened, {"choices": [{"index": i, "text": f"t{i}", "finish_reason": "stop"} for i in range(4)]})
-    asked = screened.answer(SAFE, SAFE, SAFE, UNSAFE)
-    assert [item["messages"][0]["content"] for item in asked.items] == ["one", "one", "two", "two"]
-    assert [c["text"] for c in json.loads(screened.out)["choices"]] == ["t0", "t1", "t2", ""]
