@@ -51,6 +51,7 @@ class ControlSettings(Section):
     host: str = Field("127.0.0.1", description="address of the operator API")
     port: Port = Field(8081, description="port of the operator API")
     operator_token: str = Field("", description="bearer token; empty = made at first start, in data_dir/operator.token")
+    alerts_token: str = Field("", description="bearer token that may only send alerts, for Alertmanager; empty = none")
     interval: Duration = Field(
         "1s", description="how often every engine is compared with what it should hold, when nothing changes"
     )

@@ -41,6 +41,7 @@ _CSP = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe
 
 def create_app(services: Services, token: str) -> Guarded:
     """The whole application. Nothing of it is reachable from another origin, and there are no generated docs."""
+    control = services.settings.control
     app = FastAPI(title="Understudy", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for kind in (UnderstudyError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _on_error)
@@ -48,7 +49,7 @@ def create_app(services: Services, token: str) -> Guarded:
     app.include_router(build_rollout_router(services))
     app.include_router(build_alert_router(services))
     _add_health(app, services)
-    return Guarded(app, Guard(token, services.settings.control.host))
+    return Guarded(app, Guard(token, control.host, control.alerts_token))
 
 
 class Guarded:

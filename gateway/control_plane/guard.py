@@ -15,14 +15,16 @@ from gateway.control_plane.token import same_token
 from gateway.errors import ApiError, forbidden
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes and scrapers, under whatever name they use
+ALERTS = "/api/v1/alerts"
 PAGE = "/"                                                   # shows nothing without the token
 
 
 class Guard:
-    """Checks every request. `host` is what the API listens on."""
+    """Checks every request. `host` is what the API listens on; `alerts_token` opens the receiver of alerts only."""
 
-    def __init__(self, token: str, host: str) -> None:
+    def __init__(self, token: str, host: str, alerts_token: str = "") -> None:
         self._token = token
+        self._alerts_token = alerts_token
         self._names = {"localhost", host.lower(), socket.gethostname().lower()}
 
     def check(self, path: str, headers: Mapping[str, str]) -> None:
@@ -38,7 +40,7 @@ class Guard:
         if path == PAGE:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not same_token(given.strip(), self._token):
+        if scheme.lower() != "bearer" or not self._opens(path, given.strip()):
             raise ApiError(
                 401,
                 "the operator token is needed: send `Authorization: Bearer …` with what data_dir/operator.token holds",
@@ -46,6 +48,12 @@ class Guard:
                 code="invalid_operator_token",
                 headers=[("www-authenticate", "Bearer")],
             )
+
+    def _opens(self, path: str, given: str) -> bool:
+        """True for the operator's token, and on the path of alerts for theirs."""
+        if path == ALERTS and self._alerts_token and same_token(given, self._alerts_token):
+            return True
+        return same_token(given, self._token)
 
     def _ours(self, host: str) -> bool:
         try:

@@ -24,6 +24,7 @@ from gateway.cli import app
 from gateway.cli_init import default_slos
 from gateway.config import Settings
 from gateway.control_plane.app import MAX_BODY
+from gateway.rollout.incident import incident_path
 from monitors.burnrate import alerting
 from monitors.rules import render
 from tests.support.alerting import Plant, running_plant
@@ -55,7 +56,7 @@ def test_an_alert_rolls_a_bad_version_back(tmp_path, capsys):
         targets = {"understudy-gateway": [f"127.0.0.1:{plant.gateway.metrics_port}"], "understudy-control": [plant.control]}
         webhook = f"http://{plant.control}/api/v1/alerts"
         with (
-            start_alertmanager(tmp_path / "a", ALERTMANAGER_CONFIG, webhook, plant.token_file) as alertmanager,
+            start_alertmanager(tmp_path / "a", ALERTMANAGER_CONFIG, webhook, plant.alerts_token) as alertmanager,
             start_prometheus(
                 tmp_path / "p", PROMETHEUS_CONFIG, targets, [rules(tmp_path)], [alertmanager.address], "250ms"
             ) as prometheus,
@@ -63,6 +64,9 @@ def test_an_alert_rolls_a_bad_version_back(tmp_path, capsys):
             by_alert = breach(plant, prometheus, plant.world.push(seed=2), HEALTHY, metric=UNSEEN)
             assert plant.rollout.reason.startswith("alert SloBurnsTooFast: SLO up of r: ")
             assert plant.world.rollouts.events(plant.rollout.id)[-1].actor == "alertmanager"
+            report = incident_path(plant.gateway.data_dir / "incidents", plant.rollout)
+            plant.wait(report.exists, "there is no incident report")
+            assert "SloBurnsTooFast" in report.read_text()
             by_itself = breach(plant, prometheus, plant.world.push(seed=3), 1.0)
             assert plant.rollout.id == 2 and "alert" not in plant.rollout.reason, plant.rollout.reason
             assert plant.world.rollouts.get(1).phase is Phase.ROLLED_BACK

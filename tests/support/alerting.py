@@ -36,9 +36,9 @@ class Plant:
         self.stable = world.push(seed=1)
 
     @property
-    def token_file(self) -> Path:
-        """What the controller wrote at its start."""
-        return self.gateway.data_dir / "operator.token"
+    def alerts_token(self) -> Path:
+        """A file with the token that opens the receiver of alerts only."""
+        return self.world.folder / "alerts.token"
 
     @property
     def rollout(self) -> Rollout:
@@ -51,7 +51,8 @@ class Plant:
             record_gate(connection, version, GateVerdict.PASSED, actor="test")
         steps = [{"weight": "50%", "min_units": 10**6, "advance": "evidence"}]
         body = {"route": "r", "version": version, "plan": to_json(quick_plan(step=steps, breaker=10**6, **plan))}
-        headers = {"authorization": f"Bearer {self.token_file.read_text().strip()}"}
+        token = (self.gateway.data_dir / "operator.token").read_text().strip()
+        headers = {"authorization": f"Bearer {token}"}
         answer = httpx.post(f"http://{self.control}/api/v1/rollouts", json=body, headers=headers, timeout=20)
         assert answer.status_code == 201, answer.text
         self.wait(lambda: self.rollout.phase is Phase.RAMP, "the candidate does not serve")
@@ -92,7 +93,9 @@ def running_plant(folder: Path) -> Iterator[Plant]:
 
 @contextlib.contextmanager
 def _controller(gateway: Gateway, port: int, log: Path) -> Iterator[None]:
-    environment = os.environ | {"UNDERSTUDY_CONTROL__PORT": str(port), "PYTHONPATH": str(ROOT)}
+    (token := log.with_name("alerts.token")).write_text("only for alerts\n")
+    settings = {"UNDERSTUDY_CONTROL__PORT": str(port), "UNDERSTUDY_CONTROL__ALERTS_TOKEN_FILE": str(token)}
+    environment = os.environ | settings | {"PYTHONPATH": str(ROOT)}
     command = ["setpriv", "--pdeathsig=KILL", sys.executable, "-c", CONTROLLER, "-c", str(gateway.config)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd="/")

@@ -24,3 +24,16 @@ def test_only_exact_paths_are_open():
 
 def test_the_scheme_may_be_written_in_any_case():
     Guard("secret", "127.0.0.1").check("/api/v1/keys", {**HEADERS, "authorization": "bearer  secret "})
+
+
+def test_the_token_of_alerts_opens_nothing_else():
+    guard = Guard("secret", "127.0.0.1", "for alerts")
+    alerts = {**HEADERS, "authorization": "Bearer for alerts"}
+    guard.check("/api/v1/alerts", alerts)
+    guard.check("/api/v1/alerts", HEADERS)
+    for path in ("/api/v1/alerts/", "/api/v1/keys", "/api/v1/rollouts"):
+        with pytest.raises(ApiError, match="the operator token is needed"):
+            guard.check(path, alerts)
+    for given in ("Bearer ", "Bearer", ""):     # without a token for alerts, an empty one opens nothing
+        with pytest.raises(ApiError):
+            Guard("secret", "127.0.0.1").check("/api/v1/alerts", {**HEADERS, "authorization": given})
