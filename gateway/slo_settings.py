@@ -65,8 +65,10 @@ class SloSettings(Section):
     def slo(self) -> Slo:
         """What the rules are made from. Raises ConfigError: it makes no sense, or an alert of it could never fire."""
         from monitors.burnrate import Policy
-        from monitors.slo import Action, Slo
+        from monitors.slo import NAME, Action, Slo
 
+        if self.route and not NAME.fullmatch(self.route):
+            raise ConfigError(f"route {self.route!r}: lower-case letters, digits and hyphens, 63 at most")
         made = Slo(
             self.name, self._indicator(), self.objective, self.route or "understudy", self.route, self.sli, self.window,
             Action(self.action), Policy(self.unreachable), self.no_data or self._silence(), self.events_per_hour,

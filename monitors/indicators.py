@@ -5,7 +5,6 @@ What counts as an event, and as a bad one, is told to operators in docs/slo.md.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from adapters.errors import ConfigError
 from monitors import conventions as c
 from monitors.conventions import ArmName, Metric, Outcome
 from monitors.labels import ScreeningStage, Verdict
+from monitors.promql import check_piece, quoted
 from monitors.slo import WINDOW, Events, Indicator, Ratio, Slices
 
 
@@ -76,11 +76,6 @@ class Scope:
         return ",".join(name + value for name, value in (found | matchers).items())
 
 
-def quoted(text: str) -> str:
-    """A label value as PromQL writes it."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def indicator(
     sli: Sli, scope: Scope, threshold: float | None = None, source: Source = Source.ALIGNMENT_TAX
 ) -> Indicator:
@@ -106,6 +101,7 @@ def custom(total: str, *, good: str = "", bad: str = "") -> Events:
     if not total or bool(good) == bool(bad):
         raise ConfigError("a custom SLO needs total, and either good or bad")
     for query in filter(None, (total, good, bad)):
+        check_piece(query)
         if WINDOW not in query:
             raise ConfigError(f"the query {query!r} has no {WINDOW}: write rate(…[{WINDOW}])")
     if bad:

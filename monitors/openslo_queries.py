@@ -7,6 +7,7 @@ from typing import Literal
 
 from adapters.errors import ConfigError
 from monitors.indicators import custom
+from monitors.promql import check_piece, without_strings
 from monitors.slo import WINDOW, Events, Ratio, Slices
 
 # A counter as it is stored, alone or summed: sum(name{…}). Braces in quoted values are none.
@@ -24,6 +25,7 @@ def per_second(total: str, good: str, bad: str, *, counter: bool) -> Events:
 
 def raw_share(query: str, kind: Literal["success", "failure"]) -> Ratio:
     """A ratio that somebody else has computed: over the window by its own `{{.window}}`, else on average."""
+    check_piece(query)
     if WINDOW not in query:
         _no_fixed_range(query)
         query = f"avg_over_time(({query})[{WINDOW}:])"
@@ -33,7 +35,7 @@ def raw_share(query: str, kind: Literal["success", "failure"]) -> Ratio:
 def bad_slice(query: str, op: Literal["lte", "gte", "lt", "gt"], value: float) -> Slices:
     """A value that should be `op` the given one at every evaluation; of several series the worst counts."""
     worst, against = _BAD[op]
-    return Slices(f"{worst}({query}) {against} bool {value:.12g}")
+    return Slices(f"{worst}({check_piece(query)}) {against} bool {value:.12g}")
 
 
 def _rate(query: str, counter: bool) -> str:
@@ -50,5 +52,5 @@ def _rate(query: str, counter: bool) -> str:
 
 
 def _no_fixed_range(query: str) -> None:
-    if found := _RANGE.search(re.sub(r'"(?:[^"\\]|\\.)*"', '""', query)):
+    if found := _RANGE.search(without_strings(query)):
         raise ConfigError(f"the query {query!r} looks at {found[0]} whatever the window: write [{WINDOW}] there")

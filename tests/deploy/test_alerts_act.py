@@ -117,6 +117,6 @@ def breach(plant: Plant, prometheus: Prometheus, candidate: str, healthy: float,
     broke = time.time()
     back = plant.wait(lambda: plant.rollout.phase is Phase.ROLLED_BACK, "it is not taken back")
     plant.wait(lambda: time.time() - max(at for at, model in plant.engine.chats if model == candidate) > 1.0, "still asked")
-    fired = prometheus.range(FIRING, broke, back, 0.25)
+    fired = prometheus.range(FIRING, broke, back + 1.0, 0.05)
     first = min((float(series["values"][0][0]) for series in fired), default=inf)
     return Times(first - broke, back - broke)

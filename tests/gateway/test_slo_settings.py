@@ -51,6 +51,8 @@ def test_own_queries(tmp_path):
     ({"threshhold": 2.0}, "unknown key 'slo.0.threshhold'; the nearest known one is 'threshold'"),
     ({"route": "", "action": "rollback"}, "needs the route that is to be rolled back"),
     ({"name": "My SLO"}, "SLO name 'My SLO'"),
+    ({"route": "My route"}, "route 'My route': lower-case letters"),
+    ({"sli": "custom", "total": "rate(x[{{.window}}]", "good": "y"}, "has a ( that is never closed"),
     ({"window": "90d"}, "slo.0.window: Input should be '30d', '28d' or '7d'"),
     ({"good": "x"}, 'good, bad and total are for sli = "custom"'),
     ({"sli": "custom"}, "needs total, and either good or bad"),
