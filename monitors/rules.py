@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from monitors import conventions as c
-from monitors.burnrate import MIN_BAD_EVENTS, Burn, Severity, format_duration, parse
-from monitors.slo import NEVER, Action, Events, Ratio, Slo, check_distinct
+from monitors.burnrate import MIN_BAD_EVENTS, TABLES, Burn, Severity, format_duration, parse
+from monitors.slo import NEVER, WINDOW, Action, Events, Ratio, Slo, check_distinct
 
 Rule = dict[str, Any]
 Group = dict[str, Any]
@@ -57,7 +57,8 @@ class _Rules:
         self._ids = {"sloth_id": slo.id, "sloth_service": slo.service, "sloth_slo": slo.name}
         self._labels = self._ids | ({"route": slo.route} if slo.route else {})
         self._filter = "{" + ", ".join(f'{name}="{value}"' for name, value in self._ids.items()) + "}"
-        self._windows = [self._text(parse(w)) for w in ("5m", "30m", "1h", "2h", "6h", "1d", "3d")]
+        lengths = {length for row in TABLES[slo.period] for length in (row.short, row.long)}
+        self._windows = [self._text(length) for length in sorted(lengths)]
         self._shortest, self._period = self._windows[0], self._text(slo.seconds)
 
     def groups(self) -> list[Group]:
@@ -90,7 +91,7 @@ class _Rules:
             spent = f"avg_over_time({self._error(self._shortest)}[{period}])"
         else:
             slice_ = "understudy:slo_slice_bad:bool"
-            yield self._record(slice_, indicator.bad.replace("{{.window}}", self._shortest))
+            yield self._record(slice_, indicator.bad.replace(WINDOW, self._shortest))
             errors = {window: f"avg_over_time({slice_}{self._filter}[{window}])" for window in self._windows}
             spent = f"avg_over_time({slice_}{self._filter}[{period}])"
         for window, expr in (errors | {period: spent}).items():
