@@ -40,6 +40,7 @@ class Occurrence:
 
     metric: str
     arm: str
+    version: str
     step: int
     share: float                   # of the arm, in the snapshot that served the answer
     unit: bytes
@@ -53,8 +54,8 @@ class StoredEvent:
 
     id: int
     metric: str
-    candidate: bool
-    share: float
+    candidate: int                 # 0: stable's, else Rollout.number_of its candidate
+    share: float                   # of all candidates together
 
 
 def bad(metric: str, objective: float = 0.0) -> ColumnElement[bool]:
@@ -105,9 +106,9 @@ class EvidenceStore:
         columns = [case((condition, 1), else_=0) for condition in flags.values()]
         names = tuple(flags)
         return [
-            Occurrence(name, *row[:6])
+            Occurrence(name, *row[:7])
             for row in self._of(rollout, tables.responses, after, or_(*flags.values()), columns)
-            for name, hit in zip(names, row[6:], strict=True)
+            for name, hit in zip(names, row[7:], strict=True)
             if hit
         ]
 
@@ -119,10 +120,10 @@ class EvidenceStore:
     def _of(
         self, rollout: int, table: Table, after: int, condition: ColumnElement[bool], more: Sequence[Any] = ()
     ) -> list[Any]:
-        """(arm, step, share, unit, at, response_id, *more) of rows whose assignment is one of the rollout's."""
+        """(arm, version, step, share, unit, at, response_id, *more) of rows whose assignment is the rollout's."""
         rows, arms = table.c, tables.assignments.c
         query = (
-            select(arms.arm, arms.step, arms.share, rows.unit, rows.at, rows.response_id, *more)
+            select(arms.arm, arms.version, arms.step, arms.share, rows.unit, rows.at, rows.response_id, *more)
             .select_from(table.join(tables.assignments, arms.id == rows.assignment + 0))
             .where(rows.id > after, arms.rollout == rollout, condition)
             .order_by(rows.id)
@@ -146,23 +147,22 @@ class EvidenceStore:
         query = query.where(rows.rollout == rollout, rows.id > after).order_by(rows.id)
         with self._database.read() as connection:
             found = connection.execute(query).all()
-        return [StoredEvent(row.id, row.metric, bool(row.candidate), row.share) for row in found]
+        return [StoredEvent(*row) for row in found]
 
-    def first_ttft(self, rollout: int) -> float | None:
-        """Seconds to the first token of the candidate's first streamed answer, which loads it into the GPU's memory."""
+    def first_ttft(self, rollout: int, version: str) -> float | None:
+        """Seconds to the first token of a candidate's first streamed answer, which loads it into the GPU's memory."""
         arms = tables.assignments.c
-        mine = select(arms.id).where(arms.rollout == rollout, arms.arm == "candidate")
+        mine = select(arms.id).where(arms.rollout == rollout, arms.arm == "candidate", arms.version == version)
         query = select(_R.ttft).where(_R.assignment.in_(mine), _R.ttft.is_not(None)).order_by(_R.id).limit(1)
         with self._database.read() as connection:
             found: float | None = connection.execute(query).scalar()
             return found
 
-    def samples(self, rollout: int, metric: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
-        """The candidate's newest bad events: dicts with metric, response_id, at. For incident reports."""
+    def samples(self, rollout: int, candidate: int = 1, limit: int = 10) -> list[dict[str, Any]]:
+        """A candidate's newest bad events, by its number: dicts with metric, response_id, at. For incident reports."""
         rows = tables.bad_events.c
-        query = select(rows.metric, rows.response_id, rows.at).where(rows.rollout == rollout, rows.candidate == 1)
-        if metric is not None:
-            query = query.where(rows.metric == metric)
+        query = select(rows.metric, rows.response_id, rows.at)
+        query = query.where(rows.rollout == rollout, rows.candidate == candidate)
         with self._database.read() as connection:
             return [dict(row) for row in connection.execute(query.order_by(rows.id.desc()).limit(limit)).mappings()]
 

@@ -75,6 +75,7 @@ class PairRow:
     unit: bytes
     stable: float
     candidate: float
+    assignment: int = 0            # the mirrored arm
 
 
 class EvidenceSums:
@@ -130,7 +131,8 @@ class EvidenceSums:
 
     def pairs(self, rollout: int) -> list[PairRow]:
         """All pairs of the shadow phase in the order in which they came."""
-        query = select(_P.metric, _P.unit, _P.stable, _P.candidate).where(_P.rollout == rollout).order_by(_P.id)
+        query = select(_P.metric, _P.unit, _P.stable, _P.candidate, _P.assignment)
+        query = query.where(_P.rollout == rollout).order_by(_P.id)
         with self._database.read() as connection:
             return [PairRow(*row) for row in connection.execute(query)]
 

@@ -53,12 +53,13 @@ rollouts = Table(
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("route", String(180), nullable=False, index=True),
-    Column("candidate", String(200), nullable=False),
+    Column("candidate", String(200), nullable=False),         # of several: the first, and once promoted the best
+    Column("rivals", JSON, nullable=False, server_default="[]"),  # the other candidates (A/B/n)
     Column("stable", String(200), nullable=False),            # base@<digest> where the base serves
     Column("plan", JSON, nullable=False),                     # gateway.rollout.plan.Plan
     Column("phase", String(20), nullable=False),
     Column("step", Integer, nullable=False, default=0),
-    Column("weight", Float(53), nullable=False, default=0.0), # the candidate's share now
+    Column("weight", Float(53), nullable=False, default=0.0), # the share now, of all candidates together
     Column("generation", Integer, nullable=False, default=0),
     Column("started_at", Float(53), nullable=False),
     Column("phase_since", Float(53), nullable=False),
@@ -84,7 +85,7 @@ rollout_events = Table(
     Column("numbers", JSON, nullable=False),
 )
 
-# A unit's first bad event for a metric, with the candidate's share in the snapshot that served it.
+# A unit's first bad event for a metric, with the candidates' share in the snapshot that served it.
 bad_events = Table(
     "bad_events",
     metadata,
@@ -92,7 +93,7 @@ bad_events = Table(
     Column("rollout", BigInteger, ForeignKey("rollouts.id"), nullable=False),
     Column("metric", String(60), nullable=False),
     Column("unit", LargeBinary(8), nullable=False),
-    Column("candidate", Integer, nullable=False),             # 1: the candidate's, 0: stable's
+    Column("candidate", Integer, nullable=False),             # 0: stable's, else Rollout.number_of its candidate
     Column("share", Float(53), nullable=False),
     Column("at", Float(53), nullable=False),
     Column("response_id", String(100), nullable=False),
@@ -126,5 +127,6 @@ shadow_pairs = Table(
     Column("metric", String(60), nullable=False),
     Column("stable", Float(53), nullable=False),
     Column("candidate", Float(53), nullable=False),
+    Column("assignment", BigInteger, nullable=False, server_default="0"),  # the mirrored arm: which candidate's
     Index("ix_shadow_pairs_rollout_id", "rollout", "id"),
 )

@@ -71,9 +71,11 @@ def _check_step(name: str, found: Stage, to: Stage, reason: str) -> None:
 
 def _check_unused(connection: Connection, name: str) -> None:
     routes, rollouts = tables.routes, tables.rollouts
-    mine = (or_(rollouts.c.candidate == name, rollouts.c.stable == name), rollouts.c.ended_at.is_(None))
-    if open_one := connection.execute(select(rollouts.c.id, rollouts.c.route).where(*mine).limit(1)).first():
-        raise Conflict(f"version {name} is in rollout {open_one.id} of route {open_one.route}: end the rollout first")
+    for open_one in connection.execute(select(rollouts).where(rollouts.c.ended_at.is_(None))):
+        if name in (open_one.candidate, *open_one.rivals, open_one.stable):
+            raise Conflict(
+                f"version {name} is in rollout {open_one.id} of route {open_one.route}: end the rollout first"
+            )
     uses = (routes.c.version == name, routes.c.target == name, routes.c.previous == name)
     row = connection.execute(select(routes).where(or_(*uses)).limit(1)).mappings().first()
     if row is None:

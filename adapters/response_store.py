@@ -32,7 +32,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "feedback": ("response_id", "at", "assignment", "unit", "score", "kind", "comment"),
     "scores": ("response_id", "at", "assignment", "unit", "metric", "value"),
-    "shadow_pairs": ("rollout", "response_id", "at", "unit", "metric", "stable", "candidate"),
+    "shadow_pairs": ("rollout", "response_id", "at", "unit", "metric", "stable", "candidate", "assignment"),
     "rollout_events": ("rollout", "at", "kind", "actor", "reason", "numbers"),
 }  # fmt: skip
 

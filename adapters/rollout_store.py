@@ -7,7 +7,7 @@ snapshot are one: no crash can leave one without the others.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, RowMapping, desc, func, or_, select, update
@@ -32,26 +32,30 @@ class RolloutStore:
         self._database = database
 
     def start(
-        self, route: str, version: str, base: str, plan: dict[str, Any], *, actor: str, now: float | None = None
+        self, route: str, version: str, base: str, plan: dict[str, Any], *, actor: str, now: float | None = None,
+        rivals: Sequence[str] = (),
     ) -> Rollout:
         """Begin to roll `version` out on `route`; `base` is the base's name (base@…), stable where no version serves.
 
-        Raises NotFound, and Conflict: another rollout is open, a change of version is pending, the version serves
-        already or must not serve, or its gate has neither passed nor been overridden.
+        `rivals`: further candidates of the same rollout. Raises NotFound, and Conflict: another rollout is open, a
+        change of version is pending, a version serves already or must not serve, or its gate has neither passed nor
+        been overridden.
         """
         now = time.time() if now is None else now
         with self._database.begin() as connection:
-            stable = check_rollout_target(connection, route, version)
-            require_cleared(connection, version)
+            for name in (version, *rivals):
+                stable = check_rollout_target(connection, route, name)
+                require_cleared(connection, name)
             row = {
-                "route": route, "candidate": version, "stable": stable or base, "plan": plan,
+                "route": route, "candidate": version, "rivals": list(rivals), "stable": stable or base, "plan": plan,
                 "phase": Phase.PREPARING.value, "step": 0, "weight": 0.0, "generation": 0,
                 "started_at": now, "phase_since": now, "reason": "started", "state": {"cursor": _ends(connection)},
             }  # fmt: skip
             result = connection.execute(tables.rollouts.insert().values(row).returning(tables.rollouts.c.id))
             made = _rollout({"id": result.scalar_one(), "ended_at": None, **row})
             numbers = {"stable": made.stable, "candidate": version, "plan": plan.get("name", "")}
-            begun = RolloutEvent("started", f"{version} against {made.stable}", actor, numbers)
+            numbers |= {"rivals": list(rivals)} if rivals else {}
+            begun = RolloutEvent("started", f"{', '.join(made.candidates)} against {made.stable}", actor, numbers)
             _append(connection, made.id, begun, now)
             bump(connection, "registry")
             return made
@@ -117,13 +121,12 @@ class RolloutStore:
             _fenced(connection, fence)
             return _swap(connection, rollout, {"state": state})
 
-    def trip(self, rollout: int, after: int) -> RolloutEvent | None:
-        """The first event above `after` that a worker's circuit breaker wrote; None: there is none."""
+    def trips(self, rollout: int) -> list[RolloutEvent]:
+        """What the workers' circuit breakers wrote, oldest first."""
         rows = tables.rollout_events
-        mine = (rows.c.rollout == rollout, rows.c.kind == BREAKER, rows.c.id > after)
+        query = select(rows).where(rows.c.rollout == rollout, rows.c.kind == BREAKER).order_by(rows.c.id).limit(1000)
         with self._database.read() as connection:
-            row = connection.execute(select(rows).where(*mine).order_by(rows.c.id).limit(1)).mappings().first()
-        return RolloutEvent(**row) if row else None
+            return [RolloutEvent(**row) for row in connection.execute(query).mappings()]
 
     def within(self, work: Callable[[Connection], Result]) -> Result:
         """Do `work` in one write transaction: for changes that touch more than the row."""
@@ -194,4 +197,4 @@ def _read(connection: Connection, rollout: int) -> Rollout:
 
 
 def _rollout(row: RowMapping | dict[str, Any]) -> Rollout:
-    return Rollout(**{**row, "phase": Phase(row["phase"])})
+    return Rollout(**{**row, "phase": Phase(row["phase"]), "rivals": tuple(row["rivals"])})

@@ -36,18 +36,28 @@ class Rollout:
 
     id: int
     route: str
-    candidate: str
+    candidate: str                 # of several (A/B/n) the first named; once promoted, the best
     stable: str                    # base@<12 hex> where the base serves
     plan: dict[str, Any]           # gateway.rollout.plan
     phase: Phase
     step: int                      # 0 before the ramp, then 1, 2, … of the plan's steps
-    weight: float                  # the candidate's share of the units now, 0..1
+    weight: float                  # the candidates' share of the units now, 0..1: all of them, dropped ones too
     generation: int
     started_at: float              # seconds since the epoch, as all instants here
     phase_since: float             # since this phase, step or weight
     ended_at: float | None = None
     reason: str = ""               # of the last change
     state: dict[str, Any] = field(default_factory=dict)  # what a controller must not forget; gateway.rollout.memory
+    rivals: tuple[str, ...] = ()   # the other candidates (A/B/n), dropped ones too
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """All of them, dropped ones too, in the order in which they were named (once ended: the promoted one first)."""
+        return (self.candidate, *self.rivals)
+
+    def number_of(self, version: str) -> int:
+        """What stands for a candidate in `bad_events`: from 1 on, whatever the order. Raises ValueError for others."""
+        return sorted(self.candidates).index(version) + 1
 
     @property
     def open(self) -> bool:

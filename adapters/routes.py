@@ -211,10 +211,11 @@ def serve_in(connection: Connection, name: str, version: str | None, previous: s
 
 def _check_no_rollout(connection: Connection, name: str) -> None:
     rows = tables.rollouts
-    query = select(rows.c.id, rows.c.candidate, rows.c.phase).where(rows.c.route == name, rows.c.ended_at.is_(None))
+    mine = (rows.c.route == name, rows.c.ended_at.is_(None))
+    query = select(rows.c.id, rows.c.candidate, rows.c.rivals, rows.c.phase).where(*mine)
     if row := connection.execute(query).first():
         raise Conflict(
-            f"route {name} has rollout {row.id} of {row.candidate} open ({row.phase}): "
+            f"route {name} has rollout {row.id} of {', '.join([row.candidate, *row.rivals])} open ({row.phase}): "
             f"end it with `understudy rollout promote {name}` or `understudy rollout rollback {name}` first"
         )
 

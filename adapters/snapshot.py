@@ -60,6 +60,12 @@ class RouteState:
     shadow: Shadow | None = None
     testers: tuple[Tester, ...] = ()
     breaker: int = 5               # failures in a row of a candidate after which a worker serves stable by itself
+    rivals: tuple[Shadow, ...] = ()  # further shadows, of the other candidates of the same rollout
+
+    @property
+    def mirrored(self) -> tuple[Shadow, ...]:
+        """All shadows."""
+        return (*((self.shadow,) if self.shadow else ()), *self.rivals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +121,13 @@ def from_json(row_id: int, effective_at: float, body: dict[str, Any]) -> Snapsho
 def _route(body: dict[str, Any]) -> RouteState:
     arms = tuple(Arm(**{**a, "replicas": tuple(a["replicas"])}) for a in body["arms"])
     mirror = body.get("shadow")
-    shadow = Shadow(**{**mirror, "replicas": tuple(mirror["replicas"])}) if mirror else None
+    shadow, rivals = _shadow(mirror) if mirror else None, tuple(_shadow(m) for m in body.get("rivals", ()))
     testers = tuple(Tester(**t) for t in body.get("testers", ()))
-    return RouteState(**{**body, "arms": arms, "shadow": shadow, "testers": testers})
+    return RouteState(**{**body, "arms": arms, "shadow": shadow, "rivals": rivals, "testers": testers})
+
+
+def _shadow(body: dict[str, Any]) -> Shadow:
+    return Shadow(**{**body, "replicas": tuple(body["replicas"])})
 
 
 def _pinned(body: dict[str, Any]) -> PinnedVersion:

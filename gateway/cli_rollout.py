@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 rollout_app = command_group("Give a new version its traffic step by step, on evidence.")
 RouteName = Annotated[str, typer.Argument(metavar="ROUTE", help="a public model name")]
 Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="for the history")]
+Which = Annotated[str, typer.Option("--version", metavar="VERSION", help="of several candidates only this one")]
 Seen = Annotated[int | None, typer.Option("--generation", metavar="N", help="refuse unless the rollout still has it")]
 
 
@@ -39,12 +40,19 @@ Seen = Annotated[int | None, typer.Option("--generation", metavar="N", help="ref
 @reported
 def start(
     route: RouteName,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="such as support@3f2a9c1b7d20")],
+    versions: Annotated[
+        list[str],
+        typer.Argument(metavar="VERSION...", help="such as support@3f2a9c1b7d20; several are compared (A/B/n)"),
+    ],
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="plan file; default: rollout.plan")] = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Roll VERSION out on ROUTE. It must have passed its gate, or carry a recorded override."""
+    """Roll VERSION out on ROUTE. It must have passed its gate, or carry a recorded override.
+
+    Of several VERSIONs each gets its part of every step's weight; one that does harm is dropped alone, and in the end
+    the best of those that passed is promoted.
+    """
     from adapters.evidence_store import EvidenceStore
     from gateway.rollout import operations
     from gateway.rollout.configured import plan_of
@@ -53,8 +61,12 @@ def start(
         declare_routes(context)
         rated = EvidenceStore(context.database).rated(route)
         chosen = plan_of(context.settings, plan, rated=rated)
-        begun = operations.start(_store(context), route, version, chosen, base=_base(context), actor=actor())
-        _say(context, begun, as_json, f"{version} is rolled out by plan {chosen.name!r}; see `rollout status {route}`")
+        first, *rivals = versions
+        begun = operations.start(
+            _store(context), route, first, chosen, base=_base(context), actor=actor(), rivals=rivals
+        )
+        said = f"{', '.join(versions)}: rolled out by plan {chosen.name!r}; see `rollout status {route}`"
+        _say(context, begun, as_json, said)
 
 
 @rollout_app.command()
@@ -67,7 +79,7 @@ def status(
 ) -> None:
     """Weights, phases, effects and evidence of the open rollouts (of ROUTE: the newest, open or not)."""
     from gateway.rollout.listing import as_json as listed
-    from gateway.rollout.listing import where
+    from gateway.rollout.listing import names, where
 
     with open_context(config) as context:
         declare_routes(context)
@@ -88,7 +100,10 @@ def status(
 
         render(bodies[0])
     else:
-        rows = [{**body, "phase": where(body), "weight": f"{body['weight']:.4g}"} for body in bodies]
+        rows = [
+            {**body, "candidate": names(body), "phase": where(body), "weight": f"{body['weight']:.4g}"}
+            for body in bodies
+        ]
         print_table(rows, ("id", "route", "candidate", "stable", "phase", "weight", "reason"), False)
 
 
@@ -113,40 +128,40 @@ def weight(
     _steer(config, "set_weight", route, as_json, value, reason=reason, generation=generation)
 
 
-@rollout_app.command()
-@reported
-def pause(
-    route: RouteName, reason: Why = "", generation: Seen = None, config: ConfigFile = None, as_json: Json = False
-) -> None:
-    """Go no further until it is resumed. Harm is acted on all the same."""
-    _steer(config, "pause", route, as_json, reason=reason, generation=generation)
+def _for_all(name: str, operation: str, text: str) -> None:
+    """A command that steers the whole rollout."""
+
+    def command(
+        route: RouteName, reason: Why = "", generation: Seen = None, config: ConfigFile = None, as_json: Json = False
+    ) -> None:
+        _steer(config, operation, route, as_json, reason=reason, generation=generation)
+
+    rollout_app.command(name, help=text)(reported(command))
 
 
-@rollout_app.command()
-@reported
-def resume(
-    route: RouteName, reason: Why = "", generation: Seen = None, config: ConfigFile = None, as_json: Json = False
-) -> None:
-    """Go on: after a pause, an approval that was waited for, or an inconclusive step."""
-    _steer(config, "resume", route, as_json, reason=reason, generation=generation)
+def _for_one(name: str, operation: str, text: str) -> None:
+    """A command that may be for one of several candidates."""
+
+    def command(
+        route: RouteName,
+        *,
+        version: Which = "",
+        reason: Why = "",
+        generation: Seen = None,
+        config: ConfigFile = None,
+        as_json: Json = False,
+    ) -> None:
+        _steer(config, operation, route, as_json, version, reason=reason, generation=generation)
+
+    rollout_app.command(name, help=text)(reported(command))
 
 
-@rollout_app.command()
-@reported
-def promote(
-    route: RouteName, reason: Why = "", generation: Seen = None, config: ConfigFile = None, as_json: Json = False
-) -> None:
-    """All users to the candidate, whatever steps are left; the history says that they were skipped."""
-    _steer(config, "promote", route, as_json, reason=reason, generation=generation)
-
-
-@rollout_app.command()
-@reported
-def rollback(
-    route: RouteName, reason: Why = "", generation: Seen = None, config: ConfigFile = None, as_json: Json = False
-) -> None:
-    """All users back to the stable version; also after a promotion, while that is still kept."""
-    _steer(config, "roll_back", route, as_json, reason=reason, generation=generation)
+_for_all("pause", "pause", "Go no further until it is resumed. Harm is acted on all the same.")
+_for_all("resume", "resume", "Go on: after a pause, an approval that was waited for, or an inconclusive step.")
+_for_one("promote", "promote", "All users to the candidate, whatever steps are left; the history says that they were "
+         "skipped. Of several candidates --version says which.")  # fmt: skip
+_for_one("rollback", "roll_back", "All users back to the stable version; also after a promotion, while that is still "
+         "kept. With --version only one of several candidates is taken back.")  # fmt: skip
 
 
 @rollout_app.command()
@@ -173,13 +188,15 @@ def history(
     rows = [_line(body, event) for body in reversed(bodies) for event in body["events"]]
     print_table(rows, ("rollout", "route", "candidate", "at", "what", "by", "reason"), False)
     for body in bodies:
-        if body["incident"]:
-            typer.echo(f"report of rollout {body['id']}: {body['incident']}")
+        for report in dict.fromkeys(filter(None, [body["incident"], *(c["incident"] for c in body["candidates"])])):
+            typer.echo(f"report of rollout {body['id']}: {report}")
 
 
 def _line(body: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+    from gateway.rollout.listing import names
+
     return {
-        "rollout": body["id"], "route": body["route"], "candidate": body["candidate"], "at": when(event["at"]),
+        "rollout": body["id"], "route": body["route"], "candidate": names(body), "at": when(event["at"]),
         "what": event["kind"], "by": event["actor"], "reason": event["reason"],
     }  # fmt: skip
 

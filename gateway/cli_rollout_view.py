@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adapters.errors import NotFound
-from gateway.rollout.listing import as_json, where
+from gateway.rollout.listing import as_json, names, where
 
 if TYPE_CHECKING:
     from adapters.rollout_store import RolloutStore
@@ -44,18 +44,42 @@ def watch(store: RolloutStore, route: str, incidents: Path) -> None:
 
 def view(body: dict[str, Any]) -> RenderableType:
     """Where it is, the evidence of harm against its thresholds, and the effects with their intervals."""
-    return Group(*_head(body), *_harm(body), *_effects(body))
+    if len(body["candidates"]) == 1:
+        return Group(*_head(body), *_evidence(body))
+    each = (part for candidate in body["candidates"] for part in _candidate(candidate, body["weight"]))
+    return Group(*_head(body), *each)
+
+
+def _candidate(candidate: dict[str, Any], weight: float) -> Iterator[RenderableType]:
+    """One of several: its share, or why it was dropped, and its evidence."""
+    units = candidate["units"]
+    state = f"dropped: {candidate['reason']}" if candidate["state"] == "dropped" else candidate["state"]
+    yield Text()
+    yield Text(f"{candidate['version']}  {_bar(candidate['share'])} {candidate['share']:.1%}  {state}"
+               + (f", units {units['candidate']} / {units['stable']}" if units else ""))  # fmt: skip
+    if candidate["state"] == "dropped" and candidate["incident"]:
+        yield Text(f"report: {candidate['incident']}", no_wrap=True, overflow="ignore")
+    elif weight or candidate["analysis"]:
+        yield from _evidence(candidate)
+
+
+def _bar(share: float) -> str:
+    return "█" * round(share * _BAR) + "░" * (_BAR - round(share * _BAR))
+
+
+def _evidence(body: dict[str, Any]) -> Iterator[RenderableType]:
+    if body["first_ttft"] is not None:
+        yield Text(f"first token of its first answer, cold: {body['first_ttft']:.2f} s")
+    yield from _harm(body)
+    yield from _effects(body)
 
 
 def _head(body: dict[str, Any]) -> Iterator[RenderableType]:
-    share, units = body["weight"], body["units"]
-    bar = "█" * round(share * _BAR) + "░" * (_BAR - round(share * _BAR))
-    yield Text(f"rollout {body['id']} on {body['route']}: {body['candidate']} against {body['stable']}")
-    yield Text(f"{where(body)}  {bar} {share:.1%}  {body['seconds_in_step']:.0f} s in this step"
+    share, units = body["weight"], body["units"] if len(body["candidates"]) == 1 else {}
+    yield Text(f"rollout {body['id']} on {body['route']}: {names(body)} against {body['stable']}")
+    yield Text(f"{where(body)}  {_bar(share)} {share:.1%}  {body['seconds_in_step']:.0f} s in this step"
                + (f", units {units['candidate']} / {units['stable']}" if units else ""))
     yield Text((body["hold"] or {}).get("reason") or body["reason"])
-    if body["first_ttft"] is not None:
-        yield Text(f"first token of its first answer, cold: {body['first_ttft']:.2f} s")
     if body["incident"]:
         yield Text(f"report: {body['incident']}", no_wrap=True, overflow="ignore")
 

@@ -18,6 +18,7 @@ from gateway.config import Settings, parse_duration
 from gateway.control_plane.fleet import Fleet
 from gateway.control_plane.lease import Lease
 from gateway.control_plane.metrics import ControlMetrics
+from gateway.control_plane.patience import patiently
 from gateway.control_plane.preparation import Preparation
 from gateway.control_plane.publish import Base, Serving, assignment_keys, compose
 from gateway.control_plane.publisher import Publisher
@@ -94,7 +95,7 @@ class Controller:
         watching = asyncio.create_task(self._watch_rollouts(stop))
         try:
             while not stop.is_set():
-                pause = await self._round()
+                pause = await patiently(self._round())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
@@ -216,13 +217,8 @@ class Controller:
         if not all(agent.known for agent in agents.values()) and waited < FIRST_LOOK:
             return  # a new leader must not take engines away only because it has not looked at them yet
         pinned = [v for v in sorted(view.versions) if self.placement.of(v) and self._holders(v)]
-        serving = Serving(
-            {name: agent.client.url for name, agent in agents.items() if agent.usable},
-            self._holders,
-            tuple(pinned),
-            self.rollouts.courses,
-            self._hash_unit,
-        )
+        urls = {name: agent.client.url for name, agent in agents.items() if agent.usable}
+        serving = Serving(urls, self._holders, tuple(pinned), self.rollouts.courses, self._hash_unit)
         ids = await self._writer.assignments(assignment_keys(view.routes, self.base, serving))
         await self.publisher.publish(compose(view.routes, self.base, serving, ids), self.lease.fence)
 

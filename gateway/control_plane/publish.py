@@ -15,7 +15,7 @@ from gateway.rollout.arms import (
     Interval,
     intervals,
     pin_key,
-    shadow_key,
+    shadow_keys,
 )
 
 PINNED = "pinned"
@@ -46,7 +46,7 @@ def assignment_keys(routes: Iterable[Route], base: Base, serving: Serving) -> li
     """The rows that `compose` needs."""
     keys = [part.key for route in routes for part in _parts(route, base, serving)]
     for course in serving.courses.values():
-        keys += [key for key in (shadow_key(course), pin_key(course)) if key is not None]
+        keys += [*shadow_keys(course).values(), *([key] if (key := pin_key(course)) else [])]
     keys += [AssignmentKey(version.partition("@")[0], version, PINNED) for version in serving.pinned]
     return [*keys, AssignmentKey(base.model, base.version, PINNED)]
 
@@ -66,7 +66,7 @@ def compose(routes: Iterable[Route], base: Base, serving: Serving, ids: Ids) -> 
         # The salt is the name: who gets which arm changes only if a route is renamed.
         plain = RouteState(route.name, route.name, tuple(arms))
         course = serving.courses.get(route.name)
-        return _with_rollout(plain, course, replicas(course.rollout.candidate), serving, ids) if course else plain
+        return _with_rollout(plain, course, serving, ids) if course else plain
 
     def pinned(version: str) -> PinnedVersion:
         key = AssignmentKey(version.partition("@")[0], version, PINNED)
@@ -88,30 +88,35 @@ def _parts(route: Route, base: Base, serving: Serving) -> list[Interval]:
     course = serving.courses.get(route.name)
     if course is None:
         return [Interval(AssignmentKey(route.name, route.version or base.version, STABLE), 0.0, 1.0)]
-    return intervals(course, available=bool(serving.holders(course.rollout.candidate)))
+    return intervals(course, [version for version in course.candidates if not serving.holders(version)])
 
 
-def _with_rollout(
-    plain: RouteState, course: Course, holders: tuple[str, ...], serving: Serving, ids: Ids
-) -> RouteState:
+def _with_rollout(plain: RouteState, course: Course, serving: Serving, ids: Ids) -> RouteState:
     """The route's state with what a rollout adds to its arms."""
-    plan, candidate = course.plan, course.rollout.candidate
-    shadow = None
-    if plan.shadow and holders and (key := shadow_key(course)):
-        mirror = plan.shadow
-        shadow = Shadow(ids[key], candidate, candidate, holders, mirror.sample, mirror.concurrency, mirror.ceiling)
+    shadows = _shadows(course, serving, ids)
     testers: tuple[Tester, ...] = ()
-    if holders and (pin := pin_key(course)):
-        units = sorted({serving.hash_unit(tester.owner, tester.unit).hex() for tester in plan.testers})
+    if (pin := pin_key(course)) and serving.holders(pin.version):
+        units = sorted({serving.hash_unit(tester.owner, tester.unit).hex() for tester in course.plan.testers})
         testers = tuple(Tester(unit, ids[pin], CANDIDATE) for unit in units)
     return RouteState(
-        plain.name, plain.salt, plain.arms, course.rollout.id, shadow, testers, course.plan.breaker
-    )
+        plain.name, plain.salt, plain.arms, course.rollout.id, shadows[0] if shadows else None, testers,
+        course.plan.breaker, shadows[1:],
+    )  # fmt: skip
+
+
+def _shadows(course: Course, serving: Serving, ids: Ids) -> tuple[Shadow, ...]:
+    """One per candidate that is held somewhere; together they may have as many requests under way as the plan says."""
+    mirror, found = course.plan.shadow, []
+    for version, key in shadow_keys(course).items():
+        if mirror is not None and (holders := serving.holders(version)):
+            concurrency = max(1, mirror.concurrency // len(course.candidates))
+            found.append(Shadow(ids[key], version, version, holders, key.share, concurrency, mirror.ceiling))
+    return tuple(found)
 
 
 def routed_pairs(snapshot: Snapshot) -> set[tuple[str, str]]:
     """Every (replica, version) that the snapshot sends requests to."""
     arms = [arm for route in snapshot.routes for arm in route.arms]
-    shadows = [route.shadow for route in snapshot.routes if route.shadow is not None]
+    shadows = [shadow for route in snapshot.routes for shadow in route.mirrored]
     entries: list[Arm | PinnedVersion | Shadow] = [*arms, *shadows, *snapshot.pinned]
     return {(replica, entry.version) for entry in entries for replica in entry.replicas}

@@ -17,26 +17,30 @@ from gateway.control_plane.resources import ACTOR, Body, Services
 from gateway.rollout import operations
 from gateway.rollout.configured import plan_of
 from gateway.rollout.listing import as_json, event_json
-from gateway.rollout.plan import from_json
+from gateway.rollout.plan import MOST_CANDIDATES, from_json
 
 POLL = 0.25              # seconds between looks for new events
 KEEP_ALIVE = 15.0        # seconds after which a silent stream says that it is alive
 
 
 class NewRollout(Body):
-    """A rollout to begin. `plan`: a plan as in a plan file, as JSON; left out: the configured one."""
+    """A rollout to begin: of one version, or of several candidates. `plan`: a plan as in a plan file, as JSON; left
+    out: the configured one."""
 
     route: str
-    version: str
+    version: str = ""
+    candidates: list[str] = Field(default_factory=list, max_length=MOST_CANDIDATES)
     plan: dict[str, Any] | None = None
 
 
 class Steer(Body):
-    """One change: a weight in (0, 1), or an action. `generation`: what the sender saw."""
+    """One change: a weight in (0, 1), or an action. `generation`: what the sender saw. `version`: of several candidates
+    the one to promote, or the only one to roll back."""
 
     generation: int
     weight: float | None = None
     action: Literal["pause", "resume", "promote", "rollback"] | None = None
+    version: str = ""
     reason: str = Field("", max_length=2000)
 
 
@@ -81,8 +85,13 @@ def _start(services: Services, body: NewRollout) -> Rollout:
         plan = from_json(body.plan)
     else:
         plan = plan_of(services.settings, rated=services.stores.evidence.rated(body.route))
+    if bool(body.version) == bool(body.candidates):
+        raise ConfigError("send either a version, or candidates: a list of versions")
+    first, *rivals = body.candidates or [body.version]
     base = services.controller.base.version
-    return operations.start(services.stores.rollouts, body.route, body.version, plan, base=base, actor=ACTOR)
+    return operations.start(
+        services.stores.rollouts, body.route, first, plan, base=base, actor=ACTOR, rivals=rivals
+    )
 
 
 def _steer(services: Services, number: int, body: Steer) -> Rollout:
@@ -96,11 +105,12 @@ def _steer(services: Services, number: int, body: Steer) -> Rollout:
     who: dict[str, Any] = {"actor": ACTOR, "reason": body.reason, "generation": body.generation}
     if body.weight is not None:
         return operations.set_weight(store, rollout.route, body.weight, **who)
-    actions = {
-        "pause": operations.pause, "resume": operations.resume, "promote": operations.promote,
-        "rollback": operations.roll_back,
-    }  # fmt: skip
-    return actions[str(body.action)](store, rollout.route, **who)
+    if body.action in ("promote", "rollback"):
+        act = operations.promote if body.action == "promote" else operations.roll_back
+        return act(store, rollout.route, body.version, **who)
+    if body.version:
+        raise ConfigError("a version goes with promote and rollback only: every candidate has the same part")
+    return (operations.pause if body.action == "pause" else operations.resume)(store, rollout.route, **who)
 
 
 async def _stream(services: Services, number: int, after: int) -> AsyncIterator[str]:

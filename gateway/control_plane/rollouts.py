@@ -13,16 +13,25 @@ from adapters.snapshot import RouteState, Snapshot
 from gateway.control_plane.publish import Base
 from gateway.control_plane.switching import Commit, Fail, readiness
 from gateway.control_plane.view import Stores, View, Writer
-from gateway.rollout.arms import STABLE, AssignmentKey, without_candidate
+from gateway.rollout.arms import (
+    HOLDOUT,
+    STABLE,
+    AssignmentKey,
+    Course,
+    share_of,
+    without_candidate,
+    without_one,
+)
 from gateway.rollout.changes import Change, carry_out
 from gateway.rollout.decide import Act
+from gateway.rollout.plan import from_json
 from gateway.rollout.plant import Readiness
 
 if TYPE_CHECKING:
     from gateway.control_plane.controller import Controller
     from gateway.control_plane.publisher import Publisher
 
-_TAKES_TRAFFIC_AWAY = frozenset({Act.ROLL_BACK, Act.ABORT})
+_TAKES_TRAFFIC_AWAY = frozenset({Act.ROLL_BACK, Act.ABORT, Act.DROP})
 
 
 class ControlPlant:
@@ -77,15 +86,22 @@ class ControlPlant:
         off = action.act in _TAKES_TRAFFIC_AWAY or (action.act is Act.HOLD and action.weight < rollout.weight)
         if not off or latest is None:
             return None
+        who = (action.candidate,) if action.act is Act.DROP else rollout.candidates
         state = next((route for route in latest.routes if route.name == rollout.route), None)
-        if state is None or not _serves(state, rollout.candidate):
+        if state is None or not any(_serves(state, version) for version in who):
             return None
+        model = self._base.model if rollout.stable == self._base.version else rollout.stable
+        if action.act is Act.DROP:
+            course = Course(rollout, from_json(rollout.plan), change.memory)
+            share = share_of(course, action.candidate)
+            key = AssignmentKey(rollout.route, rollout.stable, HOLDOUT, share, rollout.id, rollout.step)
+            ids = await self._writer.assignments([key])
+            return without_one(latest, rollout.route, rollout.stable, model, ids[key], dropped=action.candidate)
         key = AssignmentKey(rollout.route, rollout.stable, STABLE)
         ids = await self._writer.assignments([key])
-        model = self._base.model if rollout.stable == self._base.version else rollout.stable
         return without_candidate(latest, rollout.route, rollout.stable, model, ids[key])
 
 
 def _serves(state: RouteState, version: str) -> bool:
-    mirrored = state.shadow is not None and state.shadow.version == version
+    mirrored = any(shadow.version == version for shadow in state.mirrored)
     return mirrored or bool(state.testers) or any(arm.version == version for arm in state.arms)

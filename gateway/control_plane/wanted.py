@@ -18,7 +18,7 @@ def named_versions(routes: Iterable[Route]) -> set[str]:
 
 def candidates(rollouts: Iterable[Rollout]) -> set[str]:
     """The versions that open rollouts roll out."""
-    return {rollout.candidate for rollout in rollouts if rollout.open}
+    return {version for rollout in rollouts if rollout.open for version in rollout.candidates}
 
 
 def wants(

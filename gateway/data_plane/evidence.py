@@ -130,9 +130,9 @@ class Evidence:
 
     def _paired(self, pair: Pair, stable: dict[str, float], shadow: dict[str, float]) -> None:
         """Rows for what both have. From the loop's thread, and from the grading one."""
-        exchange, now = pair.stable.exchange, time.time()
+        exchange, now, mirrored = pair.stable.exchange, time.time(), pair.shadow.exchange.target.assignment
         for name in stable.keys() & shadow.keys():
-            row = (pair.rollout, exchange.response_id, now, exchange.unit, name, stable[name], shadow[name])
+            row = (pair.rollout, exchange.response_id, now, exchange.unit, name, stable[name], shadow[name], mirrored)
             self._events.record(EventKind.PAIR, row)
 
     def _grade(self, texts: list[tuple[Finished, str]], then: Callable[[list[Scores]], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -57,9 +57,12 @@ class TableCompiler:
 
     def _route(self, route: RouteState, by_version: dict[str, Target]) -> CompiledRoute:
         """Arms of width 0 are left out; intervals of one assignment share a target."""
-        mirror = None
-        if route.shadow is not None and route.shadow.sample > 0:
-            mirror = Mirror(route.rollout, self._target(route.name, ArmName.SHADOW, route.shadow), route.shadow)
+        mirrors = [
+            Mirror(route.rollout, self._target(route.name, ArmName.SHADOW, shadow), shadow)
+            for shadow in route.mirrored
+            if shadow.sample > 0
+        ]
+        mirror = replace(mirrors[0], rivals=tuple(mirrors[1:])) if mirrors else None
         watch = watch_arms(route, self.share, self.workers, self.breakers.guard(route), mirror)
         serving = self.breakers.serving(route)
         targets: dict[int, Target] = {}

@@ -83,7 +83,7 @@ class RouteTable:
 
     def mirrors(self) -> list[Mirror]:
         """The shadows of all routes."""
-        return [route.mirror for route in self.routes.values() if route.mirror is not None]
+        return [mirror for route in self.routes.values() if route.mirror is not None for mirror in route.mirror.all]
 
 
 def bucket(salt: bytes, unit: bytes) -> float:

@@ -77,6 +77,7 @@ class Shadows:
         """Mirror a request that stable has answered, if there is room."""
         if stable.exchange.request.endpoint.name not in MIRRORED:
             return
+        mirror = mirror.draw()
         lane = self._lanes.get(mirror.target.assignment)
         if lane is None:
             lane = self._lanes[mirror.target.assignment] = _Lane(mirror)

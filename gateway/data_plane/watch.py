@@ -41,7 +41,7 @@ class Watch:
                 chosen = MEASURE | STORE
         elif random.random() < self._share:
             chosen = MEASURE | STORE if self._allowance.take(now) else MEASURE
-        if self.mirror is not None and random.random() < self.mirror.shadow.sample:
+        if self.mirror is not None and random.random() < self.mirror.sample:
             chosen |= MIRROR
         return chosen
 

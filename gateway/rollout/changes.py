@@ -25,7 +25,7 @@ log = logging.getLogger("understudy.rollout")
 
 _KINDS = {
     Act.MOVE: "moved", Act.HOLD: "held", Act.RELEASE: "released", Act.RECYCLE: "recycled", Act.PROMOTE: "promoted",
-    Act.ROLL_BACK: "rolled_back", Act.ABORT: "aborted",
+    Act.ROLL_BACK: "rolled_back", Act.ABORT: "aborted", Act.DROP: "dropped",
 }  # fmt: skip
 
 
@@ -44,9 +44,8 @@ class Change:
 def carry_out(connection: Connection, change: Change) -> Rollout:
     """Do it, in the caller's write transaction; the row as it is then. Raises Conflict, NotFound."""
     hold_rows(connection, change.rollout)
-    return {Act.PROMOTE: _promote, Act.ROLL_BACK: _roll_back, Act.ABORT: _abort}.get(change.action.act, _move)(
-        connection, change
-    )
+    known = {Act.PROMOTE: _promote, Act.ROLL_BACK: _roll_back, Act.ABORT: _abort, Act.DROP: _drop}
+    return known.get(change.action.act, _move)(connection, change)
 
 
 def _move(connection: Connection, change: Change) -> Rollout:
@@ -65,26 +64,53 @@ def _move(connection: Connection, change: Change) -> Rollout:
     return change_in(connection, rollout, event, change.fence, **place, phase_since=since, state=memory.to_state())
 
 
+def _drop(connection: Connection, change: Change) -> Rollout:
+    """One candidate of several is quarantined; nothing changes for the others."""
+    action, version = change.action, change.action.candidate
+    why = {"reason": action.reason, "cause": action.cause, "at": change.now, "by": action.actor}
+    memory = replace(change.memory, dropped={**change.memory.dropped, version: why}, hold=action.hold)
+    if memory.wanted_version == version:
+        memory = replace(memory, wanted="", wanted_version="")
+    event = _event(change, {"candidate": version, "cause": action.cause, **action.numbers})
+    changed = change_in(connection, change.rollout, event, change.fence, state=memory.to_state())
+    _quarantine(connection, change, version)
+    return changed
+
+
 def _promote(connection: Connection, change: Change) -> Rollout:
-    """The candidate serves the route; the version before stays loaded for the bake time."""
+    """The candidate, of several the best, serves the route; the version before stays loaded for the bake time."""
     rollout = change.rollout
-    serve_in(connection, rollout.route, rollout.candidate, _adapter(rollout.stable), change.now + change.bake)
+    best = change.action.candidate or rollout.candidate
+    serve_in(connection, rollout.route, best, _adapter(rollout.stable), change.now + change.bake)
     memory = replace(change.memory, hold=None, wanted="")
-    return _end(connection, replace(change, memory=memory), Phase.PROMOTED, 1.0)
+    return _end(connection, replace(change, memory=memory), Phase.PROMOTED, 1.0, **_first(rollout, best))
 
 
 def _roll_back(connection: Connection, change: Change) -> Rollout:
-    """Stable serves the route, also where the candidate had been promoted; the candidate is quarantined."""
-    rollout, action = change.rollout, change.action
+    """Stable serves the route, also where the candidate had been promoted; candidates that served are quarantined."""
+    rollout = change.rollout
     if rollout.phase is Phase.PROMOTED:
         serve_in(connection, rollout.route, _adapter(rollout.stable), None, 0.0)
-    ended = _end(connection, change, Phase.ROLLED_BACK, 0.0)
+    left = [version for version in rollout.candidates if version not in change.memory.dropped]
+    if rollout.phase is Phase.PROMOTED or not left:
+        left = [rollout.candidate]
+    ended = _end(connection, change, Phase.ROLLED_BACK, 0.0, **_first(rollout, left[0]))
+    for version in left:
+        _quarantine(connection, change, version)
+    return ended
+
+
+def _first(rollout: Rollout, version: str) -> dict[str, Any]:
+    """The columns that make this one the rollout's candidate, and the others its rivals."""
+    return {"candidate": version, "rivals": [other for other in rollout.candidates if other != version]}
+
+
+def _quarantine(connection: Connection, change: Change, version: str) -> None:
     try:
-        reason = f"rollout {rollout.id}: {action.reason}"
-        transition(connection, rollout.candidate, Stage.QUARANTINED, actor=action.actor, reason=reason)
+        reason = f"rollout {change.rollout.id}: {change.action.reason}"
+        transition(connection, version, Stage.QUARANTINED, actor=change.action.actor, reason=reason)
     except (Conflict, NotFound) as already:  # quarantined by what it did to an engine, or archived
         log.info("%s", already)
-    return ended
 
 
 def _abort(connection: Connection, change: Change) -> Rollout:
@@ -92,7 +118,7 @@ def _abort(connection: Connection, change: Change) -> Rollout:
     return _end(connection, change, Phase.ABORTED, 0.0)
 
 
-def _end(connection: Connection, change: Change, phase: Phase, weight: float) -> Rollout:
+def _end(connection: Connection, change: Change, phase: Phase, weight: float, **more: Any) -> Rollout:
     rollout, action = change.rollout, change.action
     numbers = {
         "from": {"phase": rollout.phase.value, "step": rollout.step, "weight": rollout.weight},
@@ -102,7 +128,9 @@ def _end(connection: Connection, change: Change, phase: Phase, weight: float) ->
     }
     values: dict[str, Any] = {"phase": phase.value, "weight": weight, "phase_since": change.now, "ended_at": change.now}
     values["state"] = change.memory.to_state()
-    return change_in(connection, rollout, _event(change, numbers), change.fence, **values)
+    if rollout.rivals:
+        numbers["candidate"] = more.get("candidate", rollout.candidate)
+    return change_in(connection, rollout, _event(change, numbers), change.fence, **values, **more)
 
 
 def _event(change: Change, numbers: dict[str, Any]) -> RolloutEvent:

@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from adapters.errors import ConfigError, Conflict, NotFound, UnderstudyError
+from adapters.errors import Conflict, NotFound, UnderstudyError
 from adapters.rollouts import Phase, Rollout
 from adapters.types import Route
 from gateway.rollout.aftercare import Aftercare
 from gateway.rollout.arms import Course
 from gateway.rollout.changes import Change
 from gateway.rollout.decide import Act, Action, Facts, StableArm, decide
+from gateway.rollout.incident import report_dropped
 from gateway.rollout.memory import Hold, HoldKind, Memory, credit, with_boots
-from gateway.rollout.plan import from_json
 from gateway.rollout.plant import Plant, RolloutStores
 from gateway.rollout.report import RolloutMetrics
-from gateway.rollout.watching import Watched
+from gateway.rollout.rivals import combined
+from gateway.rollout.watching import Watched, course_of
 
+_TROUBLE = (Act.ROLL_BACK, Act.DROP, Act.HOLD, Act.ABORT, Act.RECYCLE)
 SAVE_EVERY = 2.0       # seconds between writes of what must not be forgotten, when nothing else is written
 
 log = logging.getLogger("understudy.rollout")
@@ -71,7 +73,7 @@ class Rollouts:
             known = self.watched.get(number)
             if known is not None and known.course.rollout.generation >= row.generation:
                 continue
-            course = self._course(row)
+            course = course_of(row)
             if course is None:
                 continue
             if known is None:
@@ -110,14 +112,6 @@ class Rollouts:
         action = await self._after.look(watched, route, self.clock())
         return await self._commit(watched, action) if action else False
 
-    def _course(self, row: Rollout) -> Course | None:
-        """None for a row that this release cannot read: its route is served by stable alone."""
-        try:
-            return Course(row, from_json(row.plan), Memory.from_state(row.state))
-        except (ConfigError, TypeError, ValueError, KeyError) as error:
-            log.error("rollout %d cannot be read and stands still: %s", row.id, error)
-            return None
-
     async def settle(self) -> None:
         """Wait for judgements under way; for tests."""
         await asyncio.gather(*(w.judging for w in self.watched.values() if w.judging), return_exceptions=True)
@@ -132,8 +126,12 @@ class Rollouts:
         memory = watched.course.memory
         memory = replace(memory, credited=memory.credited + credit(memory, now), ticked_at=now)
         if watched.course.exposed:
-            memory = with_boots(memory, self.plant.boots(watched.course.rollout.candidate))
+            boots = [self.plant.boots(version) for version in watched.course.candidates]
+            memory = with_boots(memory, {name: boot for found in boots for name, boot in found.items()})
         watched.course = replace(watched.course, memory=memory)
+        for version in set(memory.dropped) - watched.reported:
+            await asyncio.to_thread(report_dropped, self.incidents, watched.course.rollout, version, self.stores)
+            watched.reported.add(version)
         facts = await self._facts(watched)
         course = watched.course
         action = decide(course.plan, course.rollout, course.memory, facts, now)
@@ -146,17 +144,21 @@ class Rollouts:
 
     async def _facts(self, watched: Watched) -> Facts:
         course = watched.course
-        state = self.plant.readiness(course.rollout.candidate)
-        stable, trip = StableArm(), None
+        stable, trips = StableArm(), {}
         if course.rollout.phase is not Phase.PREPARING:
             await asyncio.to_thread(watched.read)
             stable = watched.stable
-            trip = await asyncio.to_thread(self.stores.rollouts.trip, course.rollout.id, 0)
+            trips = await asyncio.to_thread(self.stores.trips, course)
             watched.judge_if_due()
-        return Facts(
-            state.ready, state.fault, state.obstacle, watched.evidence.findings,
-            trip.reason if trip else "", stable, watched.analysis,
-        )  # fmt: skip
+
+        def own(version: str) -> Facts:
+            state, findings = self.plant.readiness(version), watched.findings_of(version)
+            return Facts(
+                state.ready, state.fault, state.obstacle, findings, trips.get(version, ""), stable,
+                watched.analysis_of(version),
+            )  # fmt: skip
+
+        return combined({version: own(version) for version in course.candidates}, watched.now)
 
     async def _commit(self, watched: Watched, action: Action) -> bool:
         """Carry it out. A row that changed meanwhile is looked at again at the next tick."""
@@ -173,15 +175,17 @@ class Rollouts:
         except (Conflict, NotFound) as refusal:
             return await self._refused(change, refusal)
         log.log(
-            logging.WARNING if action.act in (Act.ROLL_BACK, Act.HOLD, Act.ABORT, Act.RECYCLE) else logging.INFO,
-            "rollout %d of %s on %s: %s: %s", row.id, row.candidate, row.route, action.act.value, action.reason,
+            logging.WARNING if action.act in _TROUBLE else logging.INFO,
+            "rollout %d of %s on %s: %s: %s", row.id, ", ".join(row.candidates), row.route, action.act.value,
+            action.reason,
         )  # fmt: skip
         watched.replaced(Course(row, course.plan, Memory.from_state(row.state)))
         if action.act is Act.RECYCLE:
-            await self.plant.recycle(row.candidate, action.reason)
+            for version in course.candidates:
+                await self.plant.recycle(version, action.reason)
         if self.metrics:
             self.metrics.show(watched)
-            if action.act is Act.ROLL_BACK:
+            if action.act in (Act.ROLL_BACK, Act.DROP):
                 self.metrics.rolled_back(row.route, action.cause)
         return True
 

@@ -29,6 +29,7 @@ class Act(StrEnum):
     HOLD = "hold"
     RELEASE = "release"        # end a hold without moving
     RECYCLE = "recycle"        # restart the replicas that held the candidate
+    DROP = "drop"              # one of several candidates: the others go on
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
     ABORT = "abort"            # end it without a verdict on the candidate
@@ -47,6 +48,7 @@ class Action:
     step: int = 0
     weight: float = 0.0
     hold: Hold | None = None
+    candidate: str = ""                      # of several: who is dropped, or promoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,11 @@ class StableArm:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known besides the row. `analysis`: of exactly this step and weight; None: not judged yet."""
+    """What is known besides the row. `analysis`: of exactly this step and weight; None: not judged yet.
+
+    Where several candidates are left, `each` has every one's own; the rest is what holds for all of them together
+    (gateway.rollout.rivals), and `best` is who would be promoted now.
+    """
 
     ready: bool = False                      # every replica that should hold the candidate does
     fault: str = ""                          # why it cannot be served, when that is the candidate's own fault
@@ -79,6 +85,8 @@ class Facts:
     breaker: str = ""                        # what a worker's circuit breaker saw
     stable: StableArm = StableArm()
     analysis: Analysis | None = None
+    each: Mapping[str, Facts] = field(default_factory=dict)
+    best: str = ""
 
 
 _WAIT = Action(Act.WAIT)
@@ -87,13 +95,24 @@ _WAIT = Action(Act.WAIT)
 def decide(plan: Plan, rollout: Rollout, memory: Memory, facts: Facts, now: float) -> Action:
     """The next action of an open rollout. `now` in seconds since the epoch, by the controller's clock."""
     return (
-        _ending(rollout, facts)
+        _drop(rollout, memory, facts)
+        or _ending(rollout, facts)
         or _stable_arm(rollout, memory, facts, now)
         or _engines(rollout, memory, now)
         or _wanted(rollout, memory, facts)
         or _held(memory)
         or _forward(plan, rollout, memory, facts, now)
     )
+
+
+def _drop(rollout: Rollout, memory: Memory, facts: Facts) -> Action | None:
+    """One of several candidates did harm, or cannot be served: it goes alone."""
+    for version, own in facts.each.items():
+        action = _ending(rollout, own)
+        if action is not None and action.act is Act.ROLL_BACK:
+            return replace(action, act=Act.DROP, candidate=version, reason=f"{version}: {action.reason}",
+                           phase=rollout.phase, step=rollout.step, weight=rollout.weight, hold=memory.hold)  # fmt: skip
+    return None
 
 
 def _ending(rollout: Rollout, facts: Facts) -> Action | None:
@@ -147,12 +166,15 @@ def _engines(rollout: Rollout, memory: Memory, now: float) -> Action | None:
 
 def _wanted(rollout: Rollout, memory: Memory, facts: Facts) -> Action | None:
     """An operator wants it promoted now."""
-    if memory.wanted != "promote" or not facts.ready:
+    wanted = facts.each.get(memory.wanted_version, facts)
+    if memory.wanted != "promote" or not wanted.ready:
         return None
     skipped = f"from {rollout.phase.value} at {rollout.weight:.4g}"
     reason = f"promoted by {memory.wanted_by} {skipped}" + (f": {memory.wanted_why}" if memory.wanted_why else "")
     numbers = {"skipped_from": {"phase": rollout.phase.value, "step": rollout.step, "weight": rollout.weight}}
-    return Action(Act.PROMOTE, reason, numbers, cause="operator", actor=memory.wanted_by)
+    return Action(
+        Act.PROMOTE, reason, numbers, cause="operator", actor=memory.wanted_by, candidate=memory.wanted_version
+    )
 
 
 def _held(memory: Memory) -> Action | None:
@@ -171,7 +193,7 @@ def _forward(plan: Plan, rollout: Rollout, memory: Memory, facts: Facts, now: fl
     if analysis.decision is Decision.INCONCLUSIVE:
         hold = Hold(HoldKind.INCONCLUSIVE, analysis.reason, now)
         return _stay(rollout, hold, analysis.reason, analysis.to_json())
-    return _passed(plan, rollout, memory, analysis, now)
+    return replace(_passed(plan, rollout, memory, analysis, now), candidate=facts.best)
 
 
 def _passed(plan: Plan, rollout: Rollout, memory: Memory, analysis: Analysis, now: float) -> Action:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from adapters.evidence_store import EvidenceStore, Occurrence
-from gateway.rollout.arms import CANDIDATE, SHADOW, STABLE, Course, odds
+from adapters.evidence_store import EvidenceStore, Occurrence, StoredEvent
+from gateway.rollout.arms import CANDIDATE, SHADOW, STABLE, Course, odds, odds_of_one
 from gateway.rollout.plan import Plan
 from monitors.analysis import BadEvent, Finding, HarmTests, JudgeSpec
 
@@ -37,23 +37,40 @@ class _Ends:
 
 
 @dataclass
+class OneCandidate:
+    """The bad events of one candidate and of stable, by metric, and what the tests say. `part`: of the weight."""
+
+    tests: HarmTests
+    number: int
+    part: float
+    events: dict[str, list[BadEvent]] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+    def take(self, stored: list[StoredEvent]) -> None:
+        """Look at what is new; other candidates' events are nothing to this one."""
+        for event in stored:
+            if event.candidate in (0, self.number):
+                share = event.share if self.part == 1 else odds_of_one(event.share, self.part)
+                self.events.setdefault(event.metric, []).append(BadEvent(event.candidate > 0, share))
+        self.findings = self.tests.update(self.events)
+
+
+@dataclass
 class Evidence:
-    """The bad events of one rollout, as far as they are read, and what the sequential tests say about them."""
+    """The bad events of one rollout, as far as they are read, and what the sequential tests say about them.
+
+    `spec`: of one candidate. Each has its own tests against stable.
+    """
 
     store: EvidenceStore
     spec: JudgeSpec
     monotonic: Callable[[], float]
     start: tuple[int, int] = (0, 0)                                       # ids from which on nothing is read yet
-    events: dict[str, list[BadEvent]] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
+    of: dict[str, OneCandidate] = field(default_factory=dict)             # by version
     _ends: list[_Ends] = field(default_factory=list)
     _last_event: int = 0
     _seen: set[tuple[str, bytes]] = field(default_factory=set)
     _looked_back: float = -1e9
-    _harm: HarmTests = field(init=False)                                  # only looks at what is new
-
-    def __post_init__(self) -> None:
-        self._harm = HarmTests(self.spec)
 
     @property
     def cursor(self) -> tuple[int, int]:
@@ -73,7 +90,7 @@ class Evidence:
             found += self.store.bad_words(course.rollout.id, after[1])
         self._ends = [ends for ends in self._ends if now - ends.at < 2 * LOOK_BACK] + [_Ends(now, answers, words)]
         wrote = self._write(course, found)
-        return self._test(course) if wrote or not self.findings else False
+        return self._test(course) if wrote or not self.of else False
 
     def _after(self, now: float) -> tuple[int, int]:
         """Mostly a little before the end of the last reading; now and then as far back as the cursor."""
@@ -88,35 +105,40 @@ class Evidence:
         rows = []
         for occurrence in found:
             key = (occurrence.metric, bytes(occurrence.unit))
-            share = _share(occurrence, course.plan)
+            share = _share(occurrence, course)
             if share is None or key in self._seen or _warming(occurrence, course):
                 continue
             self._seen.add(key)
             rows.append({
                 "rollout": course.rollout.id, "metric": occurrence.metric, "unit": occurrence.unit,
-                "candidate": int(occurrence.arm != STABLE), "share": share, "at": occurrence.at,
-                "response_id": occurrence.response_id,
+                "candidate": course.rollout.number_of(occurrence.version) if occurrence.arm != STABLE else 0,
+                "share": share, "at": occurrence.at, "response_id": occurrence.response_id,
             })  # fmt: skip
         self.store.add_bad_events(rows)
         return bool(rows)
 
     def _test(self, course: Course) -> bool:
-        stored = self.store.bad_events(course.rollout.id, self._last_event)
-        for event in stored:
-            self.events.setdefault(event.metric, []).append(BadEvent(event.candidate, event.share))
-            self._last_event = event.id
-        self.findings = self._harm.update(self.events)
+        rollout = course.rollout
+        for version in () if self.of else rollout.candidates:
+            tests = HarmTests(self.spec)
+            self.of[version] = OneCandidate(tests, rollout.number_of(version), course.part(version))
+        stored = self.store.bad_events(rollout.id, self._last_event)
+        self._last_event = stored[-1].id if stored else self._last_event
+        for one in self.of.values():
+            one.take(stored)
         return bool(stored)
 
 
-def _share(occurrence: Occurrence, plan: Plan) -> float | None:
-    """ρ of the answer; None where it is not compared. Before the ramp stable is compared with its mirror."""
+def _share(occurrence: Occurrence, course: Course) -> float | None:
+    """ρ of the answer; None where it is not compared. Before the ramp stable is compared with its mirrors."""
     if occurrence.arm not in COMPARED:
         return None
+    plan = course.plan
     if occurrence.step == 0:
         comparable = plan.shadow is not None and occurrence.metric in MIRRORED
         return odds(SHADOW, plan.shadow.sample, plan) if plan.shadow and comparable else None
-    return odds(occurrence.arm, occurrence.share, plan)
+    part = course.part(occurrence.version) if occurrence.arm == CANDIDATE else 1.0
+    return odds(occurrence.arm, occurrence.share, plan, part)
 
 
 def _warming(occurrence: Occurrence, course: Course) -> bool:

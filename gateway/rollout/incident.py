@@ -7,15 +7,21 @@ that `understudy rollout history` finds it without asking anybody.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.evidence_store import EvidenceStore
 from adapters.rollout_store import RolloutStore
 from adapters.rollouts import Rollout, RolloutEvent
+
+if TYPE_CHECKING:
+    from gateway.rollout.plant import RolloutStores
+
+log = logging.getLogger("understudy.rollout")
 
 _CAUSES = {
     "load": "see `understudy doctor` and the engine's log; `understudy adapter verify VERSION` repeats the check",
@@ -27,61 +33,81 @@ _CAUSES = {
 }
 
 
-def incident_path(folder: Path, rollout: Rollout) -> Path:
-    """Where the Markdown report of this rollout is, or would be."""
-    return folder / f"{rollout.id:06d}-{rollout.candidate.replace('@', '-')}.md"
+def incident_path(folder: Path, rollout: Rollout, version: str = "") -> Path:
+    """Where the Markdown report of this rollout is, or would be; of one of several candidates that was dropped."""
+    return folder / f"{rollout.id:06d}-{(version or rollout.candidate).replace('@', '-')}.md"
 
 
-def exists(folder: Path, rollout: Rollout) -> bool:
+def exists(folder: Path, rollout: Rollout, version: str = "") -> bool:
     """True when it was written."""
-    return incident_path(folder, rollout).exists()
+    return incident_path(folder, rollout, version).exists()
 
 
-def write_incident(folder: Path, rollout: Rollout, rollouts: RolloutStore, evidence: EvidenceStore) -> Path:
-    """Write both files, the Markdown last; returns its path. Raises DatabaseError, OSError."""
-    body = _collect(rollout, rollouts.events(rollout.id), evidence)
+def write_incident(
+    folder: Path, rollout: Rollout, rollouts: RolloutStore, evidence: EvidenceStore, version: str = ""
+) -> Path:
+    """Write both files, the Markdown last; returns its path. Raises DatabaseError, OSError.
+
+    `version`: of several candidates the one that was dropped by itself; else the rollout's end is reported.
+    """
+    body = _collect(rollout, rollouts.events(rollout.id), evidence, version)
     folder.mkdir(parents=True, exist_ok=True)
-    path = incident_path(folder, rollout)
+    path = incident_path(folder, rollout, version)
     _replace(path.with_suffix(".json"), json.dumps(body, indent=2, default=str) + "\n")
     _replace(path, _markdown(body))
     return path
 
 
-def _collect(rollout: Rollout, events: list[RolloutEvent], evidence: EvidenceStore) -> dict[str, Any]:
-    last = next((event for event in reversed(events) if event.kind == "rolled_back"), None)
+def report_dropped(folder: Path, rollout: Rollout, version: str, stores: RolloutStores) -> None:
+    """Report a candidate that was dropped while others go on, unless that is done. Raises DatabaseError, OSError."""
+    if not exists(folder, rollout, version):
+        path = write_incident(folder, rollout, stores.rollouts, stores.evidence, version)
+        log.warning("rollout %d: the incident report of %s is %s", rollout.id, version, path)
+
+
+def _collect(
+    rollout: Rollout, events: list[RolloutEvent], evidence: EvidenceStore, dropped: str
+) -> dict[str, Any]:
+    def ends(event: RolloutEvent) -> bool:
+        return event.numbers.get("candidate") == dropped if dropped else event.kind == "rolled_back"
+
+    last = next((e for e in reversed(events) if e.kind in ("rolled_back", "dropped") and ends(e)), None)
     numbers = dict(last.numbers) if last else {}
-    cause = str(numbers.get("cause", ""))
+    candidate, cause = dropped or rollout.candidate, str(numbers.get("cause", ""))
+    seen = rollout.state.get("seen", {})
     return {
         "rollout": rollout.id,
         "route": rollout.route,
-        "candidate": rollout.candidate,
+        "candidate": candidate,
+        "rivals": [version for version in rollout.candidates if version != candidate],
         "stable": rollout.stable,
         "plan": rollout.plan.get("name", ""),
-        "reason": rollout.reason,
+        "reason": last.reason if dropped and last else rollout.reason,
         "cause": cause,
         "actor": last.actor if last else "",
         "started_at": rollout.started_at,
-        "ended_at": rollout.ended_at,
+        "ended_at": last.at if dropped and last else rollout.ended_at,
         "numbers": numbers,
         "timeline": [asdict(event) for event in events],
-        "samples": evidence.samples(rollout.id),
-        "tests": rollout.state.get("seen", {}).get("harm", []),
-        "next": _next_steps(rollout, cause),
+        "samples": evidence.samples(rollout.id, rollout.number_of(candidate)),
+        "tests": seen.get("rivals", {}).get(candidate, seen).get("harm", []),
+        "next": _next_steps(rollout, candidate, cause),
     }
 
 
-def _next_steps(rollout: Rollout, cause: str) -> list[str]:
-    steps = [_CAUSES[cause].replace("VERSION", rollout.candidate)] if cause in _CAUSES else []
-    steps.append(f"{rollout.candidate} is quarantined; when the cause is known to be elsewhere: "
-                 f"`understudy adapter release {rollout.candidate} --reason TEXT`")
-    return [*steps, f"then begin again with `understudy rollout start {rollout.route} {rollout.candidate}`"]
+def _next_steps(rollout: Rollout, candidate: str, cause: str) -> list[str]:
+    steps = [_CAUSES[cause].replace("VERSION", candidate)] if cause in _CAUSES else []
+    steps.append(f"{candidate} is quarantined; when the cause is known to be elsewhere: "
+                 f"`understudy adapter release {candidate} --reason TEXT`")
+    return [*steps, f"then begin again with `understudy rollout start {rollout.route} {candidate}`"]
 
 
 def _markdown(body: dict[str, Any]) -> str:
+    beside = f", the other candidates were {', '.join(body['rivals'])}" if body["rivals"] else ""
     lines = [
         f"# Rollback of {body['candidate']} on {body['route']}",
         "",
-        f"Rollout {body['rollout']}, plan {body['plan'] or '-'}; stable is {body['stable']}. "
+        f"Rollout {body['rollout']}, plan {body['plan'] or '-'}; stable is {body['stable']}{beside}. "
         f"{_when(body['started_at'])} to {_when(body['ended_at'])}.",
         "",
         "## What was seen",

@@ -46,6 +46,8 @@ class Memory:
     wanted: str = ""                   # "promote", until the controller has done it
     wanted_by: str = ""
     wanted_why: str = ""
+    wanted_version: str = ""           # of several candidates
+    dropped: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of several candidates: Drop, by version
     exposed_at: float = 0.0            # the candidate's first answers to live prompts
     cursor: tuple[int, int] = (0, 0)   # ids of responses and feedback that are certainly read
     before: Mapping[str, float] = field(default_factory=dict)      # stable's rates before the rollout, by metric

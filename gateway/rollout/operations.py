@@ -7,6 +7,7 @@ The controller sees a changed row at its next look (a tenth of a second while a 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +21,18 @@ from gateway.rollout.plan import Plan, from_json, to_json
 
 
 def start(
-    store: RolloutStore, route: str, version: str, plan: Plan, *, base: str, actor: str, now: float | None = None
+    store: RolloutStore, route: str, version: str, plan: Plan, *, base: str, actor: str, now: float | None = None,
+    rivals: Sequence[str] = (),
 ) -> Rollout:
-    """Begin a rollout; `base` is the base's name (base@…). Raises NotFound, Conflict: see RolloutStore.start."""
-    return store.start(route, version, base, to_json(plan), actor=actor, now=now)
+    """Begin a rollout; `base` is the base's name (base@…); `rivals`: further candidates.
+
+    Raises ConfigError where the plan does not fit them; NotFound, Conflict: see RolloutStore.start.
+    """
+    names = (version, *rivals)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"candidate {twice} is named twice")
+    plan.parts(len(names))
+    return store.start(route, version, base, to_json(plan), actor=actor, now=now, rivals=rivals)
 
 
 def pause(store: RolloutStore, route: str, **who: Any) -> Rollout:
@@ -80,23 +89,38 @@ def set_weight(store: RolloutStore, route: str, weight: float, **who: Any) -> Ro
     return _do(store, route, action, **who)
 
 
-def promote(store: RolloutStore, route: str, **who: Any) -> Rollout:
-    """All traffic to the candidate as soon as every replica holds it, whatever steps are left: that is recorded."""
+def promote(store: RolloutStore, route: str, version: str = "", **who: Any) -> Rollout:
+    """All traffic to the candidate as soon as every replica holds it, whatever steps are left: that is recorded.
+
+    `version`: which one, where several are left.
+    """
 
     def action(rollout: Rollout, memory: Memory, now: float, actor: str, reason: str) -> tuple[Action, Memory]:
         if rollout.phase is Phase.PREPARING:
             raise Conflict(f"rollout {rollout.id} is still preparing: the candidate is not loaded everywhere yet")
-        wanted = replace(memory, wanted="promote", wanted_by=actor, wanted_why=reason)
-        said = "promotion asked for" + (f": {reason}" if reason else "")
+        left = _left(rollout, memory, version)
+        if not version and len(left) > 1:
+            raise ConfigError(f"rollout {rollout.id} has several candidates: name the version ({', '.join(left)})")
+        wanted = replace(
+            memory, wanted="promote", wanted_by=actor, wanted_why=reason, wanted_version=version or left[0]
+        )
+        said = "promotion asked for" + (f" of {version}" if version else "") + (f": {reason}" if reason else "")
         return _here(rollout, Act.RELEASE, said, actor, hold=memory.hold), wanted
 
     return _do(store, route, action, **who)
 
 
-def roll_back(store: RolloutStore, route: str, **who: Any) -> Rollout:
-    """Stable again for everybody; also a version that was promoted, while the one before is still kept."""
+def roll_back(store: RolloutStore, route: str, version: str = "", **who: Any) -> Rollout:
+    """Stable again for everybody; also a version that was promoted, while the one before is still kept.
+
+    `version`: of several candidates only this one; the others go on.
+    """
 
     def action(rollout: Rollout, memory: Memory, now: float, actor: str, reason: str) -> tuple[Action, Memory]:
+        if version and len(_left(rollout, memory, version)) > 1:
+            said = f"{version}: " + (reason or f"rolled back by {actor}")
+            drop = _here(rollout, Act.DROP, said, actor, hold=memory.hold)
+            return replace(drop, cause="operator", candidate=version), memory
         return Action(Act.ROLL_BACK, reason or f"rolled back by {actor}", cause="operator", actor=actor), memory
 
     return _do(store, route, action, find=_open_or_promoted, **who)
@@ -124,6 +148,14 @@ def _do(
     action, memory = decide(rollout, Memory.from_state(rollout.state), now, actor, reason)
     change = Change(rollout, memory, action, now)
     return store.within(lambda connection: carry_out(connection, change))
+
+
+def _left(rollout: Rollout, memory: Memory, version: str) -> list[str]:
+    """The candidates that are left. Raises Conflict when `version` is none of them."""
+    left = [name for name in rollout.candidates if name not in memory.dropped]
+    if version and (version not in left or (version != rollout.candidate and not rollout.open)):
+        raise Conflict(f"{version} is no candidate of rollout {rollout.id} now: {', '.join(left)}")
+    return left
 
 
 def _open(store: RolloutStore, route: str, now: float) -> Rollout:

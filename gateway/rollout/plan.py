@@ -17,10 +17,12 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from adapters.errors import ConfigError
 from adapters.settings import Section, describe
 from gateway.config import Duration, parse_duration
+from gateway.rollout.plan_rules import problems_of
 from monitors.analysis.spec import Advance, JudgeSpec, MetricSpec
 
 SOURCES = ("responses", "feedback", "graders", "screening", "texts")  # what metrics can be made of
 Approval = Literal["auto", "manual"]
+MOST_CANDIDATES = 8                # in one rollout: each costs a slot on the engines, and its part of every α
 
 
 def parse_percent(text: str) -> float:
@@ -92,13 +94,17 @@ class Plan(Section):
     holdout: Percent = Field("0%", description="share of units that always stay on stable, also during the last step")
     tuning_units: int = Field(5000, ge=100, description="units of both arms where confidence sequences are tightest")
     shadow: ShadowPlan | None = Field(None, description="the phase before the first user is served; absent: skipped")
+    split: tuple[float, ...] = Field(
+        (), max_length=MOST_CANDIDATES,
+        description="several candidates: how a step's weight is divided among them, such as [2, 1]; empty: equally",
+    )
     steps: tuple[Step, ...] = Field(alias="step", min_length=1, description="the ramp, in order")
     metrics: tuple[MetricSpec, ...] = Field(alias="metric", min_length=1, description="what is judged")
     testers: tuple[TesterSpec, ...] = Field((), alias="tester", description="units pinned to the candidate")
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
-        for problem in (*_step_problems(self), *_metric_problems(self)):
+        for problem in problems_of(self):
             raise ValueError(problem)
         return self
 
@@ -106,6 +112,15 @@ class Plan(Section):
     def holdout_share(self) -> float:
         """The holdout as a share, 0..1."""
         return parse_percent(self.holdout)
+
+    def parts(self, candidates: int) -> tuple[float, ...]:
+        """How the weight is divided among so many candidates; the sum is 1. Raises ConfigError."""
+        if candidates > MOST_CANDIDATES:
+            raise ConfigError(f"{candidates} candidates are too many for one rollout: name at most {MOST_CANDIDATES}")
+        split = self.split or (1.0,) * candidates
+        if len(split) != candidates:
+            raise ConfigError(f"plan {self.name!r} splits the weight among {len(split)} candidates, not {candidates}")
+        return tuple(part / sum(split) for part in split)
 
     @property
     def sources(self) -> frozenset[str]:
@@ -135,42 +150,6 @@ class Plan(Section):
             min_pairs=self.shadow.min_pairs, min_duration=parse_duration(self.shadow.min_duration),
             max_duration=parse_duration(self.shadow.max_duration), tuning_units=self.tuning_units, phases=self.phases,
         )  # fmt: skip
-
-
-def _step_problems(plan: Plan) -> list[str]:
-    problems, before = [], 0.0
-    for number, step in enumerate(plan.steps, 1):
-        if step.share <= before:
-            problems.append(f"step {number}: weight {step.weight} must be above the one before it ({before:.4g})")
-        if step.share + plan.holdout_share > 1:
-            problems.append(f"step {number}: weight {step.weight} and the holdout {plan.holdout} are more than 100%")
-        if step.share >= 1:
-            problems.append(f"step {number}: 100% leaves nothing to compare with; it comes after the last step")
-        problems += _duration_problems(f"step {number}", step)
-        if step.horizon and step.horizon < step.min_units:
-            problems.append(f"step {number}: horizon {step.horizon} is below min_units {step.min_units}")
-        before = step.share
-    if plan.steps[-1].advance != "evidence":
-        problems.append('the last step needs advance = "evidence": nothing is promoted for lack of harm alone')
-    if plan.shadow:
-        problems += _duration_problems("shadow", plan.shadow)
-    return problems
-
-
-def _duration_problems(where: str, part: Step | ShadowPlan) -> list[str]:
-    if parse_duration(part.max_duration) <= parse_duration(part.min_duration):
-        return [f"{where}: max_duration {part.max_duration} must be longer than min_duration {part.min_duration}"]
-    return []
-
-
-def _metric_problems(plan: Plan) -> list[str]:
-    names = [metric.name for metric in plan.metrics]
-    problems = [f"metric {name!r} is listed twice" for name in sorted(set(names)) if names.count(name) > 1]
-    if not any(metric.role == "primary" for metric in plan.metrics):
-        problems.append('no metric has role = "primary": say what has to be shown before a promotion')
-    if plan.alpha <= plan.harm_alpha:
-        problems.append(f"harm_alpha {plan.harm_alpha} must be below alpha {plan.alpha}")
-    return problems
 
 
 def default_plan(sources: Collection[str] = SOURCES) -> Plan:

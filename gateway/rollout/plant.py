@@ -9,6 +9,7 @@ from adapters.evidence_store import EvidenceStore
 from adapters.evidence_sums import EvidenceSums
 from adapters.rollout_store import RolloutStore
 from adapters.rollouts import Rollout
+from gateway.rollout.arms import Course
 from gateway.rollout.changes import Change
 
 
@@ -44,3 +45,12 @@ class RolloutStores:
     rollouts: RolloutStore
     evidence: EvidenceStore
     sums: EvidenceSums
+
+    def trips(self, course: Course) -> dict[str, str]:
+        """Which candidates a worker's circuit breaker has taken off, and why. Raises DatabaseError."""
+        trips = self.rollouts.trips(course.rollout.id)
+        if not course.rollout.rivals:
+            return {course.rollout.candidate: trips[0].reason} if trips else {}
+        arms = self.evidence.arms(course.rollout.id) if trips else {}
+        found = [(arms.get(int(trip.numbers.get("assignment") or 0)), trip) for trip in trips]
+        return {arm.version: trip.reason for arm, trip in found if arm is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapters.rollouts import Phase
+from gateway.rollout.arms import phase_of, share_of
 from monitors.conventions import (
     RATIO_MISMATCH,
     ROLLBACKS,
@@ -34,18 +35,25 @@ class RolloutMetrics:
 
     def show(self, watched: Watched) -> None:
         """The state of a rollout, open or just ended."""
-        rollout, gauge = watched.course.rollout, self._values.gauge
-        names = (rollout.route, rollout.candidate)
-        for cause in (*CAUSES, *(metric.name for metric in watched.course.plan.metrics)):
-            self._values.counter(ROLLBACKS, rollout.route, cause)  # at 0: increase() misses a first count without it
-        gauge(ROLLOUT_WEIGHT, *names).set(rollout.weight)
-        for phase in Phase:
-            gauge(ROLLOUT_PHASE, *names, phase.value).set(float(phase is rollout.phase))
-        gauge(ROLLOUT_PHASE, *names, HELD).set(float(watched.course.memory.hold is not None))
-        for finding in watched.evidence.findings:
+        course = watched.course
+        for cause in (*CAUSES, *(metric.name for metric in course.plan.metrics)):
+            self._values.counter(ROLLBACKS, course.rollout.route, cause)  # at 0: else increase() misses a first count
+        for version in course.rollout.candidates:
+            self._show(watched, version)
+
+    def _show(self, watched: Watched, version: str) -> None:
+        """One candidate. Dropped by itself it has no weight, and is as one that was rolled back."""
+        course, gauge = watched.course, self._values.gauge
+        names, phase = (course.rollout.route, version), phase_of(course, version)
+        gauge(ROLLOUT_WEIGHT, *names).set(share_of(course, version))
+        for each in Phase:
+            gauge(ROLLOUT_PHASE, *names, each.value).set(float(each is phase))
+        gauge(ROLLOUT_PHASE, *names, HELD).set(float(course.memory.hold is not None))
+        for finding in watched.findings_of(version):
             if finding.log_e is not None:
                 gauge(ROLLOUT_EVALUE, *names, finding.metric).set(finding.log_e)
-        for finding in watched.analysis.findings if watched.analysis else ():
+        analysis = watched.analysis_of(version)
+        for finding in analysis.findings if analysis else ():
             if finding.test == "ratio_mismatch" and finding.log_e is not None:
                 gauge(RATIO_MISMATCH, *names).set(finding.log_e)
             bounds = {"estimate": finding.effect, "lower": finding.lower, "upper": finding.upper}
@@ -59,4 +67,5 @@ class RolloutMetrics:
 
     def gone(self, watched: Watched) -> None:
         """It is not looked at any more: its series go."""
-        self._values.drop("version", watched.course.rollout.candidate, _ALL)
+        for version in watched.course.rollout.candidates:
+            self._values.drop("version", version, _ALL)

@@ -124,10 +124,10 @@ def test_what_has_ended_is_looked_after_for_a_while(store, cleared):
 
 def test_a_workers_breaker_is_found(store, cleared):
     row = start(store, cleared(1))
-    assert store.trip(row.id, 0) is None
+    assert store.trips(row.id) == []
     store.note(row, RolloutEvent(BREAKER, "5 in a row", "worker 7"), 101.0)
-    trip = store.trip(row.id, 0)
-    assert trip is not None and trip.reason == "5 in a row" and store.trip(row.id, trip.id) is None
+    (trip,) = store.trips(row.id)
+    assert trip.reason == "5 in a row" and trip.actor == "worker 7"
 
 
 def test_the_way_back_after_a_promotion(store, cleared, routes, database, registry):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pwd
@@ -27,7 +28,9 @@ class Postgres:
     """A running server, reached through a Unix socket in `folder` only."""
 
     folder: Path
+    program: Path
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    process: subprocess.Popen[bytes] | None = None
 
     def url(self, name: str) -> str:
         """The URL of a database, as `[database].url` takes it."""
@@ -43,6 +46,32 @@ class Postgres:
         """Remove a database that `create` made, whoever is still connected: each takes 8 MB of disk."""
         self.execute(f"DROP DATABASE {url.split('@/')[1].split('?', maxsplit=1)[0]} WITH (FORCE)")
 
+    def start(self) -> None:
+        """Start it, or start it again."""
+        self.process = _start(self.program, self.folder)
+
+    def stop(self) -> None:
+        """Away at once, whatever is under way: connections break. It recovers when it is started again."""
+        if self.process is not None:
+            _stop(self.process)
+        self.process = None
+
+    def freeze(self) -> None:
+        """It answers nothing any more, and no connection breaks; until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """As if nothing had happened."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        """To the server and to all its backends, which are in sessions of their own."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in [self.process.pid, *map(int, children)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def execute(self, statement: str) -> None:
         """Run one statement as superuser."""
         with psycopg.connect(f"host={self.folder} user=postgres dbname=postgres", autocommit=True) as connection:
@@ -52,21 +81,36 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The server of this test session. Tests that use it carry the mark `postgres`."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server of this test's own, to stop and to start again."""
+    with running_postgres() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """A new server, removed at the end."""
     initdb = find_program("postgres")
     assert initdb is not None, "tests/support/left_out.py fails a test that lacks it"
     programs = Path(initdb).parent
     folder = Path(tempfile.mkdtemp(prefix="understudy-pg-", dir="/tmp"))  # socket paths are at most 107 bytes long
-    process = None
+    server = Postgres(folder, programs / "postgres")
     try:
         if os.getuid() == 0:
             user = pwd.getpwnam("postgres")
             os.chown(folder, user.pw_uid, user.pw_gid)
         _run([programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"])
-        process = _start(programs / "postgres", folder)
-        yield Postgres(folder)
+        server.start()
+        yield server
     finally:
-        if process is not None:
-            _stop(process)
+        if server.process is not None:
+            server.thaw()
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -39,9 +39,9 @@ def free_port() -> int:
 
 
 class Gateway:
-    """One `understudy serve` with its own data_dir and hand-published snapshots."""
+    """One `understudy serve` with its own data_dir and hand-published snapshots; on SQLite, or the PostgreSQL at `url`."""
 
-    def __init__(self, directory: Path, workers: int = 1, config: str = "") -> None:
+    def __init__(self, directory: Path, workers: int = 1, config: str = "", url: str = "sqlite") -> None:
         self.data_dir = directory / "data"
         self.data_dir.mkdir(exist_ok=True)
         self.port, self.metrics_port = free_port(), free_port()
@@ -52,9 +52,9 @@ class Gateway:
         )
         overrides = {"PORT": self.port, "METRICS_PORT": self.metrics_port, "WORKERS": workers}
         self.environment = os.environ | {f"UNDERSTUDY_GATEWAY__{k}": str(v) for k, v in overrides.items()}
-        self.environment["PYTHONPATH"] = str(ROOT)
+        self.environment |= {"PYTHONPATH": str(ROOT), "UNDERSTUDY_DATABASE__URL": url}
         self.log = directory / "serve.log"
-        self.database = open_database(DatabaseSettings(), self.data_dir)
+        self.database = open_database(DatabaseSettings(url=url), self.data_dir, upgrade=True)
         self.fleet = FleetStore(self.database)
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,11 +48,15 @@ def clear(world: World, version: str) -> None:
         record_gate(connection, version, GateVerdict.PASSED, actor="test")
 
 
-def begin(world: World, version: str, plan: Plan | None = None, route: str = "r", *, actor: str = "test") -> Rollout:
-    """A rollout of a version that has passed its gate."""
-    clear(world, version)
-    body = to_json(plan or quick_plan())
-    return world.rollouts.start(route, version, world.base.version, body, actor=actor, now=world.clock.now)
+def begin(
+    world: World, version: str, plan: Plan | None = None, route: str = "r", *, actor: str = "test",
+    rivals: Sequence[str] = (),
+) -> Rollout:
+    """A rollout of versions that have passed their gates."""
+    for name in (version, *rivals):
+        clear(world, name)
+    body, base, now = to_json(plan or quick_plan()), world.base.version, world.clock.now
+    return world.rollouts.start(route, version, base, body, actor=actor, now=now, rivals=rivals)
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Traffic:
             unit = unit_of(user)
             arm = self.arm(unit)
             rows.append({
-                "response_id": f"{next(self.numbers):048d}", "at": self.world.clock.now, "assignment": arm.assignment,
+                "response_id": self._id(), "at": self.world.clock.now, "assignment": arm.assignment,
                 "unit": unit, "endpoint": "chat", "status": 200, "outcome": "ok", "ttft": 0.1, "duration": 0.3,
                 "input_tokens": 10, "output_tokens": 10, "flags": 0, **answer(arm, user),
             })  # fmt: skip
@@ -100,16 +104,23 @@ class Traffic:
             for row in rows
         ])  # fmt: skip
 
-    def mirror(self, rollout: int, users: Iterable[int], pair: Callable[[int], tuple[float, float]]) -> None:
-        """Pairs of the shadow phase: (stable, candidate) of each user."""
+    def mirror(
+        self, rollout: int, users: Iterable[int], pair: Callable[[int], tuple[float, float]], assignment: int = 0
+    ) -> None:
+        """Pairs of the shadow phase: (stable, candidate) of each user; `assignment`: whose, of several candidates."""
         rows = []
         for user in users:
             stable, candidate = pair(user)
             rows.append({
-                "rollout": rollout, "response_id": f"{next(self.numbers):048d}", "at": self.world.clock.now,
+                "rollout": rollout, "response_id": self._id(), "at": self.world.clock.now,
                 "unit": unit_of(user), "metric": "exact", "stable": stable, "candidate": candidate,
+                "assignment": assignment,
             })  # fmt: skip
         self._insert(tables.shadow_pairs, rows)
+
+    def _id(self) -> str:
+        """A new response id; the users of another route have others."""
+        return f"{self.route}-{next(self.numbers)}".rjust(48, "0")
 
     def _insert(self, table: Any, rows: list[Row]) -> None:
         if rows:

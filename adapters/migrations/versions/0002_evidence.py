@@ -63,7 +63,9 @@ def _quality() -> None:
 def _rollouts() -> None:
     op.create_table(
         "rollouts",
-        _id(), _string("route", 180), _string("candidate", 200), _string("stable", 200),
+        _id(), _string("route", 180), _string("candidate", 200),
+        sa.Column("rivals", sa.JSON(), nullable=False, server_default="[]"),
+        _string("stable", 200),
         sa.Column("plan", sa.JSON(), nullable=False),
         _string("phase", 20),
         sa.Column("step", sa.Integer(), nullable=False),
@@ -122,6 +124,7 @@ def _evidence() -> None:
         _string("response_id", 100), _double("at"),
         sa.Column("unit", sa.LargeBinary(length=8), nullable=False),
         _string("metric", 60), _double("stable"), _double("candidate"),
+        sa.Column("assignment", sa.BigInteger(), nullable=False, server_default="0"),
         sa.ForeignKeyConstraint(["rollout"], ["rollouts.id"], name=op.f("fk_shadow_pairs_rollout")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_shadow_pairs")),
     )

@@ -104,7 +104,7 @@ def test_evidence_reaches_a_real_database(database: Database) -> None:
     numbers = '{"failures": 5}'
     assert writer.record(EventKind.ROLLOUT, (1, 1.0, "breaker", "worker 7", "5 in a row", numbers))
     assert writer.record(EventKind.ROLLOUT, (99, 1.0, "breaker", "worker 7", "of no rollout", numbers))
-    assert writer.record(EventKind.PAIR, (1, "id-1", 1.0, b"12345678", "text.tokens", 3.0, 4.0))
+    assert writer.record(EventKind.PAIR, (1, "id-1", 1.0, b"12345678", "text.tokens", 3.0, 4.0, 2))
     assert writer.record(EventKind.SCORE, ("id-1", 1.0, 1, b"12345678", "exact", 0.5))
     writer.close(10.0)
     with database.read() as connection:

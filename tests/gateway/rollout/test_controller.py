@@ -111,7 +111,7 @@ async def test_an_engine_that_restarts_costs_no_answer(world: World):
     controller, stable, candidate = await serving(world)
     rollout = begin(world, candidate)
     await until(world, controller, Phase.RAMP)
-    world.engines[0].misbehave.slow = 0.3
+    world.engines[0].misbehave.slow = 0.7  # two loads take longer than a look waits for them
     world.engines[0].restart()
     seen = set()
     for _ in range(20):

@@ -8,7 +8,7 @@ from adapters.evidence_store import EvidenceStore
 from adapters.types import Flag
 from gateway.rollout.evidence import LOOK_BACK, Evidence
 from monitors.analysis import Verdict
-from tests.support.records import STABLE, Records
+from tests.support.records import CANDIDATE, STABLE, Records
 from tests.support.traffic import quick_plan
 from tests.support.world import Clock
 
@@ -23,8 +23,12 @@ def reader(records: Records, clock: Clock | None = None) -> Evidence:
     return Evidence(EvidenceStore(records.database), spec, clock or Clock(1.0))
 
 
+def findings(evidence: Evidence):
+    return evidence.of[CANDIDATE].findings
+
+
 def events(evidence: Evidence) -> dict[str, list[tuple[bool, float]]]:
-    return {name: [(e.candidate, round(e.share, 6)) for e in found] for name, found in evidence.events.items()}
+    return {name: [(e.candidate, round(e.share, 6)) for e in found] for name, found in evidence.of[CANDIDATE].events.items()}
 
 
 def test_bad_answers_carry_their_arm_and_its_odds(records: Records):
@@ -49,7 +53,7 @@ def test_what_is_not_the_versions_fault_does_not_count(records: Records):
     records.answer(records.candidate, 5, outcome="cancelled", status=499)
     evidence = reader(records)
     evidence.read(records.course())
-    assert evidence.events == {}
+    assert events(evidence) == {}
 
 
 def test_only_a_units_first_bad_event_counts(records: Records):
@@ -89,7 +93,7 @@ def test_holdout_and_testers_are_left_out(records: Records):
     records.error(records.assignment("tester", 1.0, step=0), 2)
     evidence = reader(records)
     evidence.read(records.course())
-    assert evidence.events == {}
+    assert events(evidence) == {}
 
 
 def test_the_shadow_is_compared_with_what_it_mirrors(database):
@@ -116,7 +120,7 @@ def test_what_only_users_of_stable_can_say_is_no_evidence_for_the_shadow(databas
         records.answer(stable, unit, ttft=5.0)
     evidence = reader(records)
     evidence.read(records.course())
-    assert evidence.events == {}
+    assert events(evidence) == {}
 
 
 def test_a_version_may_be_slow_at_first(database):
@@ -137,7 +141,7 @@ def test_enough_harm_is_found(records: Records):
         records.error(records.candidate, unit)
     evidence = reader(records)
     evidence.read(records.course())
-    found = {finding.metric: finding for finding in evidence.findings}
+    found = {finding.metric: finding for finding in findings(evidence)}
     assert found["error"].verdict is Verdict.FAIL and found["error"].log_e >= found["error"].threshold
     assert found["empty"].verdict is Verdict.INCONCLUSIVE
 
@@ -152,7 +156,7 @@ def test_another_controller_comes_to_the_same_conclusion(records: Records):
     second = reader(records)
     second.read(records.course())
     assert events(second) == events(first)
-    assert [f.log_e for f in second.findings] == pytest.approx([f.log_e for f in first.findings])
+    assert [f.log_e for f in findings(second)] == pytest.approx([f.log_e for f in findings(first)])
 
 
 def test_records_that_become_visible_out_of_order_are_found(records: Records):

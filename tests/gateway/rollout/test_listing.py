@@ -38,7 +38,7 @@ def test_a_report_says_what_was_seen_and_what_to_do(records: Records, tmp_path):
     evidence = Evidence(evidence_store, records.plan.judge_spec(0), Clock(1.0))
     evidence.read(records.course())
     harm = [{"metric": f.metric, "test": f.test, "verdict": f.verdict.value, "reason": f.reason, "log_e": f.log_e,
-             "threshold": f.threshold, "n": f.n} for f in evidence.findings]  # fmt: skip
+             "threshold": f.threshold, "n": f.n} for f in evidence.of[records.rollout.candidate].findings]  # fmt: skip
     event = RolloutEvent("rolled_back", "error: 12 of 12", numbers={"cause": "error", "log_e": 9.0})
     row = store.change(
         records.rollout, event, phase=Phase.ROLLED_BACK.value, ended_at=2000.0, state={"seen": {"harm": harm}}

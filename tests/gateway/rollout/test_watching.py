@@ -72,7 +72,7 @@ async def test_a_bug_in_a_statistic_concludes_nothing(records: Records, monkeypa
     def broken(*_args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(watching, "judge", broken)
+    monkeypatch.setattr(watching, "conclude", broken)
     watched = watch(records, Clock(100.0))
     await judged(watched)
     assert watched.analysis is None and watched.judging is None and "could not be judged" in caplog.text
