@@ -19,6 +19,7 @@ from adapters.errors import Conflict
 
 MOST_PAIRS = 1000              # feedbacks looked at per reading: what is left comes with the next
 DAY = 86400.0                  # seconds
+OVERLAP = 1000                 # ids: records come in nearly, not exactly, the order of their times
 _TEXT = "text."                # what scores that are no grader's begin with
 
 _F, _S, _R, _A, _C = (
@@ -34,6 +35,7 @@ class Pair:
     at: float                      # seconds since the epoch
     unit: bytes
     assignment: int
+    response_id: str
     satisfaction: float
     scores: Mapping[str, float]
 
@@ -132,6 +134,15 @@ class CollapseStore:
         with self._database.read() as connection:
             return list(connection.execute(query).scalars())
 
+    def before_first(self, arms: Collection[int]) -> tuple[int, int]:
+        """Ids of responses and feedback a little before the first of these arms; 0 where there is none."""
+        found = []
+        with self._database.read() as connection:
+            for rows in (_R, _F):
+                query = select(rows.id).where(rows.assignment.in_(list(arms))).order_by(rows.at).limit(1)
+                found.append(max(0, (connection.execute(query).scalar() or 0) - OVERLAP))
+        return found[0], found[1]
+
     def pairs(self, arms: Collection[int], after: int, until: int, wanted: Wanted) -> tuple[list[Pair], int]:
         """(pairs that count, feedback id read up to): feedback above `after` and up to `until`, oldest first."""
         mine = and_((_F.assignment + 0).in_(list(arms)), _F.kind.in_(wanted.kinds))
@@ -185,7 +196,10 @@ class CollapseStore:
                 for response, metric, value in connection.execute(query):
                     scores.setdefault(response, {})[metric] = value
         return [
-            Pair(row.id, row.at, bytes(row.unit), row.assignment, row.score, scores.get(row.response_id, {}))
+            Pair(
+                row.id, row.at, bytes(row.unit), row.assignment, row.response_id, row.score,
+                scores.get(row.response_id, {}),
+            )
             for row in rows
         ]
 

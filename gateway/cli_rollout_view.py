@@ -45,9 +45,9 @@ def watch(store: RolloutStore, route: str, incidents: Path) -> None:
 def view(body: dict[str, Any]) -> RenderableType:
     """Where it is, the evidence of harm against its thresholds, and the effects with their intervals."""
     if len(body["candidates"]) == 1:
-        return Group(*_head(body), *_evidence(body))
+        return Group(*_head(body), *_evidence(body), *_collapse(body))
     each = (part for candidate in body["candidates"] for part in _candidate(candidate, body["weight"]))
-    return Group(*_head(body), *each)
+    return Group(*_head(body), *each, *_collapse(body))
 
 
 def _candidate(candidate: dict[str, Any], weight: float) -> Iterator[RenderableType]:
@@ -112,6 +112,12 @@ def _effects(body: dict[str, Any]) -> Iterator[RenderableType]:
         cells = (_number(f["effect"]), interval, _number(f["tolerated"]))
         table.add_row(f["metric"], *cells, f["verdict"])
     yield table
+
+
+def _collapse(body: dict[str, Any]) -> Iterator[RenderableType]:
+    """Reward against satisfaction, by the latest verdict of the collapse detector."""
+    if verdict := body.get("collapse"):
+        yield Text(f"rewards: {verdict['kind']}: {verdict['reason']}")
 
 
 def _number(value: float | None) -> str:

@@ -104,19 +104,23 @@ COMPRESSION_RATIO = Metric(
     "Bytes of an answer's text per byte of its zlib form; a sample.", _VERSION, COMPRESSION, "0.2"
 )
 FEEDBACK = Metric("feedback_total", "counter", "Feedback accepted.", (*_ARM, "kind"), since="0.1")
-ALIGNMENT_TAX = Metric("alignment_tax_ratio", "gauge", "General ability lost against the base.", _VERSION, merge="max")
+ALIGNMENT_TAX = Metric(
+    "alignment_tax_ratio", "gauge",
+    "Mean of P(satisfied given the reward) minus satisfaction, over the last 300 feedbacks: 0 where the reward means "
+    "what it meant on the version before.", _VERSION, since="0.2", merge="max"
+)
 COLLAPSE_EVALUE = Metric(
-    "collapse_log_evalue", "gauge", "Evidence for reward collapse, natural logarithm.", _VERSION, merge="max"
+    "collapse_log_evalue", "gauge",
+    "Evidence that the reward no longer predicts satisfaction, natural logarithm; the threshold is 9.2 by default.",
+    _VERSION, since="0.2", merge="max"
 )
 # Screening
 SCREENING = Metric(
-    "screening_total", "counter",
-    "Prompts and answers by the guard's verdict; category: of an unsafe one, that which decided.",
+    "screening_total", "counter", "Prompts and answers by verdict; category: by which an unsafe one was decided.",
     (*_VERSION, "stage", "verdict", "category"), since="0.2"
 )
 SCREENING_DURATION = Metric(
-    "screening_duration_seconds", "histogram",
-    "From the question to the guard to its verdict, or to the end of the wait for it.", ("stage",), LOADING, "0.2"
+    "screening_duration_seconds", "histogram", "Until a verdict, or the end of the wait.", ("stage",), LOADING, "0.2"
 )
 # Rollouts
 ROLLOUT_WEIGHT = Metric(

@@ -27,6 +27,7 @@ from gateway.control_plane.switching import Switcher
 from gateway.control_plane.view import Reader, Stores, View, Writer
 from gateway.control_plane.wanted import candidates, named_versions, wants
 from gateway.engines.placement import Placement, place
+from gateway.rollout.collapse_duty import CollapseDuty
 from gateway.rollout.controller import Rollouts
 from gateway.rollout.plant import RolloutStores
 
@@ -70,6 +71,10 @@ class Controller:
         self.rollouts = Rollouts(
             RolloutStores(stores.rollouts, stores.evidence, stores.sums), self._plant,
             settings.data_dir / "incidents", bake, clock, monotonic, metrics.rollouts if metrics else None,
+            CollapseDuty(
+                stores.collapse, settings, clock=clock, monotonic=monotonic,
+                metrics=metrics.collapse if metrics else None,
+            ),
         )  # fmt: skip
         self._hash_unit = hash_unit
         self._one_look = asyncio.Lock()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gateway.engines.agent import ReplicaAgent
+from gateway.rollout.collapse_report import CollapseMetrics
 from gateway.rollout.report import RolloutMetrics
 from monitors.conventions import ADAPTER_LOAD_DURATION, ADAPTER_LOADED, BUILD_INFO, CONTROLLER_LEADER, ENGINE_UP
 from monitors.shared_values import SharedValues
@@ -21,6 +22,7 @@ class ControlMetrics:
         self._load = self._values.histogram(ADAPTER_LOAD_DURATION)
         self._values.gauge(BUILD_INFO, release).set(1.0)
         self.rollouts = RolloutMetrics(self._values)
+        self.collapse = CollapseMetrics(self._values)
         self._engines: set[str] = set()
         self._held: set[tuple[str, str]] = set()
 

@@ -16,6 +16,7 @@ import uvicorn
 
 from adapters.artifacts import ArtifactStore
 from adapters.base import read_base, resolve_base
+from adapters.collapse_store import CollapseStore
 from adapters.database import Database, open_database
 from adapters.errors import ConfigError
 from adapters.evidence_store import EvidenceStore
@@ -117,7 +118,7 @@ def _open_stores(settings: Settings, database: Database) -> Stores:
     artifacts = ArtifactStore(settings.artifacts, settings.data_dir)
     return Stores(
         Registry(database, artifacts), RouteStore(database), FleetStore(database), artifacts, ResponseStore(database),
-        RolloutStore(database), EvidenceStore(database), EvidenceSums(database),
+        RolloutStore(database), EvidenceStore(database), EvidenceSums(database), CollapseStore(database),
     )  # fmt: skip
 
 

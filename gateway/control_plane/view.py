@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from adapters.artifacts import ArtifactStore
+from adapters.collapse_store import CollapseStore
 from adapters.errors import ConfigError, NotFound
 from adapters.evidence_store import EvidenceStore
 from adapters.evidence_sums import EvidenceSums
@@ -34,6 +35,7 @@ class Stores:
     rollouts: RolloutStore
     evidence: EvidenceStore
     sums: EvidenceSums
+    collapse: CollapseStore
 
 
 @dataclass(frozen=True, slots=True)

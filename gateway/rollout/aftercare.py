@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from adapters.evidence_store import EvidenceStore
 from adapters.rollout_store import RolloutStore
 from adapters.rollouts import Phase, Rollout, RolloutEvent
 from adapters.types import Route
-from gateway.rollout.decide import RECOVERY, Act, Action
+from gateway.rollout.collapse_duty import CollapseDuty
+from gateway.rollout.decide import RECOVERY, Act, Action, collapsed
 from gateway.rollout.guard import FLOOR, SETTLED, AfterWatch, guarded
 from gateway.rollout.incident import exists, write_incident
 from gateway.rollout.plant import Plant
 from gateway.rollout.watching import Watched
+from monitors.collapse import Kind, Verdict
 
 EVERY = 1.0            # seconds between looks
+SHOWN_EVERY = 30.0     # seconds between two writings of the same kind of verdict
 CARE = 300.0           # seconds after a rollback in which stable is looked after
 
 log = logging.getLogger("understudy.rollout")
@@ -26,11 +30,16 @@ log = logging.getLogger("understudy.rollout")
 class Aftercare:
     """Looks at rollouts that have ended. What it remembers may be lost: it is found again in the records."""
 
-    def __init__(self, evidence: EvidenceStore, plant: Plant, incidents: Path, rollouts: RolloutStore) -> None:
+    def __init__(
+        self, evidence: EvidenceStore, plant: Plant, incidents: Path, rollouts: RolloutStore,
+        collapse: CollapseDuty | None = None,
+    ) -> None:  # fmt: skip
         self._evidence = evidence
         self._plant = plant
         self._incidents = incidents
         self._rollouts = rollouts
+        self._collapse = collapse
+        self._shown: dict[int, tuple[Kind, float]] = {}  # verdicts written down, and when
         self._watches: dict[int, AfterWatch] = {}
         self._looked: dict[int, float] = {}
         self._done: set[int] = set()                     # rollbacks with a report and healthy engines
@@ -61,9 +70,32 @@ class Aftercare:
             return None
         watch = self._watches.setdefault(rollout.id, AfterWatch(self._evidence, watched.course))
         reason = await asyncio.to_thread(watch.look, watched.course)
-        if not reason:
-            return None
-        return Action(Act.ROLL_BACK, reason, {"after": watch.state}, cause="after_promotion")
+        verdict = self._collapse.verdict(rollout) if self._collapse else None
+        if (action := collapsed(verdict)) is not None:
+            return action
+        if reason:
+            numbers = {"after": watch.state, **({"collapse": verdict.to_json()} if verdict else {})}
+            return Action(Act.ROLL_BACK, reason, numbers, cause="after_promotion")
+        if verdict is not None:
+            await self._show(watched, verdict, now)
+        return None
+
+    async def _show(self, watched: Watched, verdict: Verdict, now: float) -> None:
+        """Write the verdict down for listings; and where it asks for a person, once as an event too."""
+        rollout = watched.course.rollout
+        before, at = self._shown.get(rollout.id, (None, 0.0))
+        if verdict.kind is before and 0 <= now - at < SHOWN_EVERY:
+            return
+        self._shown[rollout.id] = (verdict.kind, now)
+        memory = watched.course.memory
+        seen = {**memory.seen, "collapse": verdict.to_json()}
+        known = (memory.seen.get("collapse") or {}).get("kind")
+        course = replace(watched.course, memory=replace(memory, seen=seen))
+        watched.course = course
+        await asyncio.to_thread(self._rollouts.remember, course.rollout, course.memory.to_state())
+        if verdict.holds and known != verdict.kind.value:
+            event = RolloutEvent("warned", verdict.reason, numbers=verdict.to_json())
+            await asyncio.to_thread(self._rollouts.note, rollout, event, now)
 
     async def _rolled_back(self, watched: Watched, now: float) -> None:
         rollout = watched.course.rollout

@@ -20,6 +20,7 @@ from adapters.types import Route
 from gateway.rollout.aftercare import Aftercare
 from gateway.rollout.arms import Course
 from gateway.rollout.changes import Change
+from gateway.rollout.collapse_duty import CollapseDuty
 from gateway.rollout.decide import Act, Action, Facts, StableArm, decide
 from gateway.rollout.incident import report_dropped
 from gateway.rollout.memory import Hold, HoldKind, Memory, credit, with_boots
@@ -27,6 +28,7 @@ from gateway.rollout.plant import Plant, RolloutStores
 from gateway.rollout.report import RolloutMetrics
 from gateway.rollout.rivals import combined
 from gateway.rollout.watching import Watched, course_of
+from monitors.collapse import Verdict
 
 _TROUBLE = (Act.ROLL_BACK, Act.DROP, Act.HOLD, Act.ABORT, Act.RECYCLE)
 SAVE_EVERY = 2.0       # seconds between writes of what must not be forgotten, when nothing else is written
@@ -48,10 +50,13 @@ class Rollouts:
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     metrics: RolloutMetrics | None = None
+    collapse: CollapseDuty | None = None
     watched: dict[int, Watched] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._after = Aftercare(self.stores.evidence, self.plant, self.incidents, self.stores.rollouts)
+        self._after = Aftercare(
+            self.stores.evidence, self.plant, self.incidents, self.stores.rollouts, self.collapse
+        )
 
     @property
     def courses(self) -> dict[str, Course]:
@@ -84,7 +89,10 @@ class Rollouts:
     def _changed(self, watched: Watched, course: Course) -> None:
         """An operator, or an alert, changed the row."""
         before, now = watched.course.rollout, course.rollout
+        lifted = watched.course.memory.hold is not None and course.memory.hold is None
         watched.replaced(course)
+        if lifted and self.collapse and (watch := self.collapse.of(now)):
+            watch.acknowledge()
         if self.metrics:
             self.metrics.show(watched)
             if now.phase is Phase.ROLLED_BACK and before.phase is not now.phase:
@@ -102,6 +110,8 @@ class Rollouts:
                 raise
             except Exception:  # a bug must not keep the other routes, and the engines, unwatched
                 log.exception("rollout %d could not be looked at", watched.course.rollout.id)
+        if self.collapse:
+            self.collapse.attend(self.watched.values(), serving)
         return changed
 
     async def _look(self, watched: Watched, serving: Mapping[str, Route]) -> bool:
@@ -115,9 +125,13 @@ class Rollouts:
     async def settle(self) -> None:
         """Wait for judgements under way; for tests."""
         await asyncio.gather(*(w.judging for w in self.watched.values() if w.judging), return_exceptions=True)
+        if self.collapse:
+            await self.collapse.settle()
 
     def close(self) -> None:
         """Forget everything: another controller leads."""
+        if self.collapse:
+            self.collapse.close()
         for number in list(self.watched):
             self._forget(number)
 
@@ -144,7 +158,7 @@ class Rollouts:
 
     async def _facts(self, watched: Watched) -> Facts:
         course = watched.course
-        stable, trips = StableArm(), {}
+        stable, trips, rewards = StableArm(), {}, self._rewards(watched)  # rewards: of the first candidate
         if course.rollout.phase is not Phase.PREPARING:
             await asyncio.to_thread(watched.read)
             stable = watched.stable
@@ -155,10 +169,16 @@ class Rollouts:
             state, findings = self.plant.readiness(version), watched.findings_of(version)
             return Facts(
                 state.ready, state.fault, state.obstacle, findings, trips.get(version, ""), stable,
-                watched.analysis_of(version),
+                watched.analysis_of(version), *(rewards if version == course.rollout.candidate else ()),
             )  # fmt: skip
 
         return combined({version: own(version) for version in course.candidates}, watched.now)
+
+    def _rewards(self, watched: Watched) -> tuple[Verdict | None, bool]:
+        """What the collapse detector says, and whether that holds the ramp."""
+        watch = self.collapse.of(watched.course.rollout) if self.collapse else None
+        watched.collapse = watch.verdict if watch else watched.collapse
+        return (watch.verdict, watch.holds) if watch else (None, False)
 
     async def _commit(self, watched: Watched, action: Action) -> bool:
         """Carry it out. A row that changed meanwhile is looked at again at the next tick."""

@@ -15,6 +15,7 @@ from adapters.rollouts import Phase, Rollout
 from gateway.rollout.memory import Hold, HoldKind, Memory
 from gateway.rollout.plan import Plan
 from monitors.analysis.types import Analysis, Decision, Finding, Verdict
+from monitors.collapse.types import Verdict as Collapse
 
 RECOVERY = 20              # answers of stable without the candidate before it counts as recovered, or not
 PERSISTS = 30.0            # seconds of harm without the candidate after which replicas are restarted
@@ -85,6 +86,8 @@ class Facts:
     breaker: str = ""                        # what a worker's circuit breaker saw
     stable: StableArm = StableArm()
     analysis: Analysis | None = None
+    collapse: Collapse | None = None         # of the candidate's rewards, against its live control
+    collapse_holds: bool = False             # and no operator has let that pass
     each: Mapping[str, Facts] = field(default_factory=dict)
     best: str = ""
 
@@ -101,6 +104,7 @@ def decide(plan: Plan, rollout: Rollout, memory: Memory, facts: Facts, now: floa
         or _engines(rollout, memory, now)
         or _wanted(rollout, memory, facts)
         or _held(memory)
+        or _collapse(rollout, facts, now)
         or _forward(plan, rollout, memory, facts, now)
     )
 
@@ -128,7 +132,14 @@ def _ending(rollout: Rollout, facts: Facts) -> Action | None:
     if facts.analysis and facts.analysis.decision is Decision.ROLLBACK:
         cause = facts.analysis.metric or "analysis"
         return Action(Act.ROLL_BACK, facts.analysis.reason, facts.analysis.to_json(), cause=cause)
-    return None
+    return collapsed(facts.collapse)
+
+
+def collapsed(verdict: Collapse | None) -> Action | None:
+    """A rollback where users are shown to be less satisfied, whether the reward noticed it or not."""
+    if verdict is None or not verdict.kind.harmful:
+        return None
+    return Action(Act.ROLL_BACK, verdict.reason, verdict.to_json(), cause=verdict.kind.value)
 
 
 def _stable_arm(rollout: Rollout, memory: Memory, facts: Facts, now: float) -> Action | None:
@@ -179,6 +190,14 @@ def _wanted(rollout: Rollout, memory: Memory, facts: Facts) -> Action | None:
 
 def _held(memory: Memory) -> Action | None:
     return _WAIT if memory.hold is not None else None
+
+
+def _collapse(rollout: Rollout, facts: Facts, now: float) -> Action | None:
+    """Signs of collapse that are no proof, or feedback that cannot be compared: no further, and a person looks."""
+    if facts.collapse is None or not facts.collapse_holds or rollout.phase is not Phase.RAMP:
+        return None
+    hold = Hold(HoldKind.INCONCLUSIVE, facts.collapse.reason, now)
+    return _stay(rollout, hold, facts.collapse.reason, facts.collapse.to_json())
 
 
 def _forward(plan: Plan, rollout: Rollout, memory: Memory, facts: Facts, now: float) -> Action:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.evidence_store import EvidenceStore
 from adapters.rollout_store import RolloutStore
 from adapters.rollouts import Rollout, RolloutEvent
+from gateway.rollout.collapse_report import rewards_lines
 
 if TYPE_CHECKING:
     from gateway.rollout.plant import RolloutStores
@@ -29,6 +30,10 @@ _CAUSES = {
     "stable_arm": "both arms suffered: look at the engines; the candidate may have poisoned the cache they share",
     "non_finite": "the weights overflow in the serving precision: evaluate the version on the serving base",
     "thumbs_down": "read the rated answers, add them to the next training set, and run the evaluation again",
+    "collapse": "the reward no longer says what users like: do not train on it further; rate the answers named here "
+                "by hand, mend the grader (docs/collapse.md), and evaluate the version again",
+    "quality_regression": "users like the answers less, and the reward agrees: compare them with those of the version "
+                          "before on the same prompts",
     "after_promotion": "compare the version's answers with those of the one before on the same prompts",
 }
 
@@ -122,6 +127,7 @@ def _markdown(body: dict[str, Any]) -> str:
     for test in body["tests"]:
         cells = (test["metric"], f"{test['n']:g}", _number(test["log_e"]), _number(test["threshold"]), test["verdict"])
         lines.append("| " + " | ".join(cells) + " |")
+    lines += rewards_lines(body["numbers"])
     lines += ["", "## Timeline", ""]
     lines += [f"- {_when(e['at'])} {e['kind']} by {e['actor']}: {e['reason']}" for e in body["timeline"]]
     lines += ["", "## Answers to look at", ""]

@@ -25,6 +25,7 @@ def as_json(rollout: Rollout, incidents: Path | None = None) -> dict[str, Any]:
         "started_at": rollout.started_at, "phase_since": rollout.phase_since, "ended_at": rollout.ended_at,
         "seconds_in_step": rollout.state.get("credited", 0.0), "reason": rollout.reason, "units": seen.get("units", {}),
         "first_ttft": seen.get("first_ttft"), "harm": seen.get("harm", []), "analysis": seen.get("analysis"),
+        "collapse": seen.get("collapse"),
         "incident": str(incident_path(incidents, rollout)) if report and incidents else "",
         "candidates": [_candidate(rollout, version, incidents) for version in rollout.candidates],
     }  # fmt: skip

@@ -22,6 +22,7 @@ from gateway.rollout.plan import from_json
 from gateway.rollout.rivals import Judged, conclude
 from monitors.analysis import Analysis, Finding, JudgeSpec, Measurements
 from monitors.analysis.rivals import harm_share
+from monitors.collapse import Verdict
 
 GUARD_EVERY = 1.0      # seconds between looks at all of stable's answers
 JUDGE_EVERY = 2.0      # seconds between judgements of a step …
@@ -45,6 +46,7 @@ class Watched:
         self.reported: set[str] = set()                      # dropped candidates with a report
         self.judged: tuple[int, Judged] | None = None        # generation of the row, and the judgement
         self.means: Mapping[str, float] = dict(course.memory.reference)
+        self.collapse: Verdict | None = None                 # of the rewards of its candidate
         self._store = store
         self._sums = sums
         self._monotonic = monotonic
@@ -122,6 +124,8 @@ class Watched:
         """The latest numbers, as listings show them: the first candidate's, and where there are several every one's."""
         rollout = self.course.rollout
         seen = self._seen(rollout.candidate)
+        collapse = self.collapse.to_json() if self.collapse else (self.course.memory.seen or {}).get("collapse")
+        seen["collapse"] = collapse
         if rollout.rivals:
             seen["rivals"] = {version: self._seen(version) for version in rollout.candidates}
         return seen

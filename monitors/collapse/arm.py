@@ -10,7 +10,7 @@ from monitors.collapse.window import Window
 
 RECENT = 100           # feedbacks in which a reward that follows satisfaction has begun to do so
 RATE_BLOCK = 50        # feedbacks that are one step of the feedback rate
-RATE_BLOCKS = 6        # steps that the rate is taken over
+RATE_BLOCKS = 6        # steps that the rate is taken over; one that was read at once may be larger
 _OVERDISPERSION = 2.0  # as in monitors.collapse.corroborators
 
 
@@ -43,8 +43,8 @@ class Arm:
 
     @property
     def rate(self) -> float | None:
-        """Feedbacks per answer; None before there are RATE_BLOCKS steps, or where answers are not known."""
-        if len(self._feedbacks) < RATE_BLOCKS or self._answers.total <= 0:
+        """Feedbacks per answer; None before there is enough feedback, or where answers are not known."""
+        if self._feedbacks.total < RATE_BLOCK * RATE_BLOCKS or self._answers.total <= 0:
             return None
         return self._feedbacks.total / self._answers.total
 

@@ -166,7 +166,7 @@ class CollapseDetector:
         liked = self.calibration.satisfaction
         if self.live_control:
             liked = self.control.taxes.mean + self.control.satisfactions.mean
-        needed = self.threshold if promised - liked > self.epsilon else self._most
+        needed = self.threshold if promised - liked > 1.25 * self.epsilon else self._most
         return self._collapse.value >= self.threshold and self._quality.value >= needed
 
     def _fell_first(self) -> bool:

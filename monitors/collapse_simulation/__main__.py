@@ -44,14 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table(found: Sequence[Summary]) -> str:
     """Markdown, as in docs/collapse.md."""
-    head = ("what happens", "runs", "false alarms", "collapse: found", "median / p95", "labelled collapse / regression",
-            "first verdict", "corroborators", "efficiency")  # fmt: skip
+    head = (
+        "what happens", "runs", "false alarms (of collapse)", "collapse: found", "median / p95",
+        "labelled collapse / regression", "first verdict", "corroborators", "efficiency",
+    )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for one in found:
         what = one.what + (f" (found when {100 * one.lost:.1f} points were lost)" if one.lost is not None else "")
         corroborators = f"{one.freeze:.1%}" + (f"; inconclusive {one.inconclusive:.0%}" if one.inconclusive else "")
         cells = (
-            what, str(one.runs), f"{one.early:.2%}", f"{one.collapse_alarm:.2%}", _delay(one.collapse_delay),
+            what, str(one.runs), f"{one.early:.2%} ({one.early_collapse:.2%})",
+            f"{one.collapse_alarm:.2%}", _delay(one.collapse_delay),
             f"{one.collapse:.2%} / {one.regression:.2%}", _delay(one.verdict_delay), corroborators,
             "-" if one.efficiency is None else f"{one.efficiency:.2f}",
         )  # fmt: skip

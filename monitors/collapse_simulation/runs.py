@@ -38,7 +38,8 @@ class Summary:
     scenario: str
     what: str
     runs: int
-    early: float                       # a harmful verdict before the change: false alarms
+    early: float                       # a harmful verdict before the change: false alarms …
+    early_collapse: float              # … that called it a collapse
     collapse: float                    # labelled collapse after the change, …
     regression: float                  # … and quality regression
     collapse_alarm: float              # the alarm of collapse, whatever came before it
@@ -99,7 +100,7 @@ def summarise(name: str, outcomes: Sequence[Outcome], threshold: float = 1e4) ->
     """What many runs of one scenario come to."""
     scenario, n = scenarios()[name], len(outcomes)
     change = scenario.change
-    early = sum(o.verdict_at is not None and o.verdict_at < change for o in outcomes)
+    early = [o for o in outcomes if o.verdict_at is not None and o.verdict_at < change]
     late = [o for o in outcomes if o.verdict_at is not None and o.verdict_at >= change]
 
     def delays(of: Callable[[Outcome], int | None]) -> list[int]:
@@ -109,7 +110,7 @@ def summarise(name: str, outcomes: Sequence[Outcome], threshold: float = 1e4) ->
     collapse = by_kind[Kind.COLLAPSE]
     kl, middle = divergence(scenario), _middle(collapse)
     return Summary(
-        name, scenario.what, n, early / n,
+        name, scenario.what, n, len(early) / n, sum(o.verdict == Kind.COLLAPSE.value for o in early) / n,
         sum(o.verdict == Kind.COLLAPSE.value for o in late) / n,
         sum(o.verdict == Kind.QUALITY_REGRESSION.value for o in late) / n,
         len(collapse) / n, middle, _middle(by_kind[Kind.QUALITY_REGRESSION]),

@@ -111,6 +111,15 @@ def test_answers_and_feedback_are_counted(store, records):
     assert store.counts_between(arms, NOON, NOON) == (1, 1)
 
 
+def test_reading_may_begin_before_the_first_record(store, records, monkeypatch):
+    monkeypatch.setattr("adapters.collapse_store.OVERLAP", 2)
+    assert store.before_first([records.candidate]) == (0, 0)
+    for unit in range(5):
+        pair(records, unit, 0.5, 1.0, arm=records.stable)
+    pair(records, 6, 0.5, 1.0)
+    assert store.before_first([records.candidate]) == (4, 4) and store.before_first([records.stable]) == (0, 0)
+
+
 def test_arms_are_what_users_saw(store, records):
     shadow = records.assignment("shadow", 0.1, step=0)
     alone = records.assignment("stable", 1.0, rollout=0, step=0)

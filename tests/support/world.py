@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adapters.artifacts import ArtifactStore
 from adapters.base import BaseModelInfo
+from adapters.collapse_store import CollapseStore
 from adapters.database import Database
 from adapters.evidence_store import EvidenceStore
 from adapters.evidence_sums import EvidenceSums
@@ -61,7 +62,7 @@ class World:
         responses = ResponseStore(self.database)
         self.stores = Stores(
             self.registry, self.routes, self.fleet, artifacts, responses, self.rollouts, self.evidence,
-            EvidenceSums(self.database),
+            EvidenceSums(self.database), CollapseStore(self.database),
         )
 
     def push(self, route: str = "r", seed: int = 0, *, probes: bool = True, like: int | None = None) -> str:

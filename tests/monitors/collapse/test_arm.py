@@ -33,5 +33,7 @@ def test_moves_within_the_noise_are_none():
 def test_many_answers_without_feedback_are_counted_with_the_next():
     arm = Arm(300)
     arm.traffic(1000, 0)
-    arm.traffic(0, 300)
-    assert arm.rate is None and math.isinf(Arm(300).rate_error)  # one step of many feedbacks is one step
+    arm.traffic(0, 299)
+    assert arm.rate is None and math.isinf(Arm(300).rate_error)
+    arm.traffic(10, 50)
+    assert arm.rate == 349 / 1010
