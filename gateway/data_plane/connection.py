@@ -124,6 +124,10 @@ class Connection(asyncio.Protocol):
                 logger.error("bug while relaying", exc_info=error)  # ours, not the engine's: it must not go unseen
             self._reusable = False
             self.fail(Failure.PROTOCOL)
+        if not self._status:  # no head yet; what is left of one in a read is less than that read
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self.fail(Failure.PROTOCOL)
         sink, self._over = self._over, None
         if sink is not None:  # only now: what follows an answer in its last packet must not become the next one's
             self._reset()
@@ -157,10 +161,6 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect; trailers come here too and are dropped with the next reset."""
-        self._head_size += len(name) + len(value)
-        if self._head_size > MAX_HEAD:
-            self.fail(Failure.PROTOCOL)
-            return
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -173,6 +173,8 @@ class Connection(asyncio.Protocol):
         self._status = status
         headers, self._headers = self._headers, []  # trailers must not end up in the head
         known = dict(headers)
+        if sum(map(len, known.values())) > MAX_HEAD:
+            self.fail(Failure.PROTOCOL)
         self._until_close = status not in (204, 304) and _LENGTHS.isdisjoint(known)
         if known.get(b"content-encoding", b"identity").lower() != b"identity":
             self.fail(Failure.PROTOCOL)  # never asked for, and cannot be restamped

@@ -21,6 +21,7 @@ INTERPRETED = (
     "echo", "logprobs", "max_tokens", "max_completion_tokens", "max_output_tokens",
 )  # fmt: skip
 _QUOTED = {key: f'"{key}"'.encode() for key in INTERPRETED}
+_INTERPRETED = frozenset(INTERPRETED)
 _AS_KEY = {key: re.compile(rb'"%b"\s*:' % key.encode()) for key in INTERPRETED}
 
 # Never passed on: they steer the engine's internals, kill it (prompt_logprobs; see docs/engine.md), or promise state
@@ -123,11 +124,19 @@ def _find_model(body: bytes, fields: dict[str, Any]) -> tuple[int, int]:
     """
     if body.find(b"\\") >= 0 and body.find(b"\\u") >= 0:  # a single byte is found five times as fast
         return _scan(body)
-    for key in fields:
-        if key in _QUOTED and body.count(_QUOTED[key]) != 1 and len(_AS_KEY[key].findall(body)) != 1:
+    for key in _INTERPRETED.intersection(fields):
+        if body.count(_QUOTED[key]) != 1 and not _is_single(body, key):
             return _scan(body)
     match = _MODEL.search(body)
     return match.span(1) if match else _scan(body)
+
+
+def _is_single(body: bytes, key: str) -> bool:
+    """Whether `key` is spelled once as a key: "user" is also a role, and what follows a colon is a value."""
+    quoted = _QUOTED[key]
+    if body.count(quoted) - body.count(b":" + quoted) - body.count(b": " + quoted) == 1:
+        return True
+    return len(_AS_KEY[key].findall(body)) == 1
 
 
 def _scan(body: bytes) -> tuple[int, int]:

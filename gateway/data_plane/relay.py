@@ -79,8 +79,7 @@ class Relay:
             self._error_status = status
             return
         self._status = 200
-        kind = next((value for name, value in headers if name == b"content-type"), b"")
-        if not kind.startswith(b"text/event-stream"):
+        if not dict(headers).get(b"content-type", b"").startswith(b"text/event-stream"):
             return
         exchange, request = self._exchange, self._exchange.request
         self._editor = StreamEditor(request.endpoint, exchange.target.stamped, exchange.public, request.add_usage)

@@ -1,0 +1,71 @@
+"""The hot path without sockets (deploy.bench.hot_path): what no test over a socket can see."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from deploy.bench.hot_path import HotPath, hot_path
+from deploy.bench.upstream import DELTA, event, head
+
+
+@pytest.fixture
+async def path():
+    with hot_path() as made:
+        yield made
+
+
+async def test_answers_and_streams_are_the_clients_own(path: HotPath) -> None:
+    written: list[bytes] = []
+    path.client.write = written.append  # type: ignore[method-assign]  # this wire remembers
+    path.requests(1)
+    path.streams(1, chunks=3)
+    whole, *_ = written
+    assert whole.startswith(b"HTTP/1.1 200 OK\r\n") and b'"model":"bench",' in whole and whole.endswith(b"}}")
+    stream = b"".join(written[1:])
+    assert stream.count(b'"model":"bench",') == 5 and b"bench@" not in stream.partition(b"\r\n\r\n")[2]
+    assert stream.endswith(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    assert path.events.rows == 2
+
+
+async def test_requests_leave_no_garbage_to_collect(path: HotPath) -> None:
+    """A cycle of references for each request would have the collector run all the time."""
+    for work in (path.requests, path.streams):
+        work(5)
+        gc.collect()
+        gc.disable()
+        try:
+            work(20)
+            found = gc.collect()
+        finally:
+            gc.enable()
+        assert found == 0, work
+
+
+async def test_a_chunk_is_written_by_the_time_its_read_is_over(path: HotPath) -> None:
+    answer = path.ask(stream=True)
+    path.begin_stream()
+    delta = event(head(b"chat.completion.chunk", *answer) + DELTA)
+    for data in (delta, delta * 3, delta[:100], delta[100:] + delta):
+        before = path.client.bytes
+        path.chunk(data)
+        assert (path.client.bytes > before) == data.endswith(b"\n\n\r\n")
+
+
+async def test_an_idle_connection_is_closed_when_its_time_is_over_and_not_while_it_is_used(path: HotPath) -> None:
+    protocol, closed = path.protocol, asyncio.Event()
+    protocol.timeout_keep_alive = 0.6  # type: ignore[assignment]  # uvicorn's are whole seconds
+    path.client.close = closed.set  # type: ignore[method-assign]  # this wire remembers
+    path.requests(1)
+    for _ in range(3):
+        await asyncio.sleep(0.25)  # together longer than the limit
+        path.requests(1)
+    answer = path.ask()
+    await asyncio.sleep(0.8)
+    assert not closed.is_set(), "a request is being answered"
+    path.answer(*answer)
+    begun = asyncio.get_running_loop().time()
+    await asyncio.wait_for(closed.wait(), 5)
+    assert asyncio.get_running_loop().time() - begun > 0.59
