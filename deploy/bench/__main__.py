@@ -3,7 +3,7 @@
 A fast stand-in plays the engine. CPU time is that of a relay's whole process tree, from /proc; the relay has one core,
 the stand-in and the load have another. Requests come from 64 connections without a pause; streams have 64 chunks 5 ms
 apart, and their CPU time includes the request's own share. Added latency is that of a single client, minus the
-latency without a relay.
+latency without a relay. Afterwards a thousand streams at once (deploy.bench.streams), unless --no-streams is given.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deploy.bench import cpu, report
+from deploy.bench import cpu, plot, report, streams
 from deploy.bench.measure import Plan, measure
-from deploy.bench.peers import PEERS
+from deploy.bench.peers import ASKED_FOR, PEERS
+from deploy.bench.processes import CouldNotStart
 
 
 def machine() -> dict[str, Any]:
@@ -46,7 +47,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--peers", default=",".join(PEERS), help="with commas; default: %(default)s")
+    usual = ",".join(name for name in PEERS if name not in ASKED_FOR)
+    more = ", ".join(ASKED_FOR)
+    parser.add_argument("--peers", default=usual, help=f"with commas, also {more}; default: %(default)s")
+    parser.add_argument("--no-streams", action="store_true", help="leave out the thousand streams")
     parser.add_argument("--out", type=Path, help="JSON file; default: bench-results/<time>.json")
     options = parser.parse_args()
     unknown = [name for name in options.peers.split(",") if name not in PEERS]
@@ -75,10 +79,11 @@ def main() -> int:
     for note in notes:
         print(f"- {note}")
     out = options.out or Path("bench-results") / f"{now:%Y-%m-%dT%H-%M-%S}.json"
+    many = None if options.no_streams else _streams(options.quick)
     document = {
         "date": now.isoformat(timespec="seconds"), "machine": machine(), "plan": asdict(plan), "summary": summaries,
         "noise": report.noise(results), "remarks": notes, "could_not_start": results.could_not_start,
-        "rounds": results.rounds,
+        "rounds": results.rounds, "streams": many,
     }  # fmt: skip
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +92,21 @@ def main() -> int:
         print(f"{out} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     print(f"\nwritten to {out}")
-    failed = any(s["errors"] for s in summaries.values())
+    print(plot.draw(summaries, out.with_suffix(".svg")))
+    failed = any(s["errors"] for s in summaries.values()) or (many is not None and streams.failed(many))
     return int(failed or "understudy" in results.could_not_start)
+
+
+def _streams(quick: bool) -> dict[str, Any] | None:
+    """Many streams at once, printed; None when they could not be measured."""
+    amounts = streams.Amounts(streams=200, seconds=2.0, rounds=1, idle=500) if quick else streams.Amounts()
+    try:
+        found = streams.run(amounts, lambda text: print(text, file=sys.stderr, flush=True))
+    except (CouldNotStart, OSError, TimeoutError) as error:
+        print(f"\nmany streams could not be measured: {error}")
+        return None
+    print("\n" + "\n".join(f"- {line}" for line in streams.lines(found, amounts)))
+    return found
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Work:
     key: str = ""
     pid: int = 0  # of the relay, whose process tree's CPU time is measured; 0: none
     core: int | None = None  # the relay's
+    ramp: float = 0.0  # seconds over which the connections are opened
 
     def request(self, number: int) -> bytes:
         """The bytes of connection `number`'s requests: each connection is one user."""
@@ -162,7 +163,11 @@ async def connect(work: Work, number: int) -> Client:
 
 async def run(work: Work) -> dict[str, Any]:
     """Open the connections, warm up, measure, and sum up."""
-    clients = [await connect(work, number) for number in range(work.connections)]
+    clients = []
+    for number in range(work.connections):
+        clients.append(await connect(work, number))
+        if work.ramp:
+            await asyncio.sleep(work.ramp / work.connections)
     await asyncio.sleep(work.warm_up)
     measured, after = Measured(), Measured()
     started, cpu_before, busy_before = _clocks(work)

@@ -53,7 +53,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Results:
     results = Results({}, {})
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-bench-")))
-        upstream = stack.enter_context(_upstream(folder, cores["upstream"]))
+        upstream = stack.enter_context(stand_in(folder, cores["upstream"]))
         site = Site(upstream, folder, cores["relay"], cores["load"])
         running: dict[str, Running] = {}
         for name in plan.peers:
@@ -90,9 +90,10 @@ def load(work: Work, core: int | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _upstream(folder: Path, core: int | None) -> Iterator[str]:
+def stand_in(folder: Path, core: int | None, *pace: str) -> Iterator[str]:
+    """The upstream; yields its URL. `pace`: chunks of a stream and seconds between them."""
     port, log = free_port(), folder / "upstream.log"
     url = f"http://127.0.0.1:{port}"
-    with started([sys.executable, "-m", "deploy.bench.upstream", str(port)], log, core) as process:
+    with started([sys.executable, "-m", "deploy.bench.upstream", str(port), *pace], log, core) as process:
         wait_ready(process, log, url, "/health")
         yield url

@@ -5,39 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
+from deploy.bench.ours import audited, command, understudy
 from deploy.bench.processes import CouldNotStart, free_port, started, wait_ready
+from deploy.bench.routers import SGLANG_ROUTER, VLLM_ROUTER, litellm, rust_router
+from deploy.bench.site import Running, Site, Start
 
-ROUTE = "bench"
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where peers run."""
-
-    upstream: str  # URL of the stand-in
-    folder: Path  # for logs and configuration
-    core: int | None  # the relay's core
-    side_core: int | None  # for what a peer needs beside the relay itself
-
-
-@dataclass(frozen=True)
-class Running:
-    """A started peer, and what to send it."""
-
-    url: str
-    pid: int  # root of the process tree that relays; 0: none
-    model: str = "base"
-    key: str = ""
-
-
-Start = Callable[[Site], AbstractContextManager[Running]]
+__all__ = ["ASKED_FOR", "PEERS", "Running", "Site", "Start", "command"]
 
 
 @contextlib.contextmanager
@@ -102,66 +78,16 @@ def uvicorn(module: str) -> Start:
     return start
 
 
-UNDERSTUDY = (sys.executable, "-m", "gateway.cli")
-CONFIGURATION = """\
-data_dir = "{folder}/state"
-[gateway]
-port = {port}
-metrics_port = {metrics_port}
-require_keys = true
-[control]
-port = {control_port}
-[engine]
-managed = false
-urls = ["{upstream}"]
-served_name = "base"
-[[route]]
-name = "{route}"
-"""
-
-
-@contextlib.contextmanager
-def understudy(site: Site) -> Iterator[Running]:
-    """This project: one worker, a key required, a route, users that stick. The controller runs beside it."""
-    port, config = free_port(), site.folder / "understudy.toml"
-    url = f"http://127.0.0.1:{port}"
-    config.write_text(
-        CONFIGURATION.format(
-            folder=site.folder, port=port, metrics_port=free_port(), control_port=free_port(),
-            upstream=site.upstream, route=ROUTE,
-        )
-    )  # fmt: skip
-    command(config, "db", "upgrade")
-    key = command(config, "key", "create", "--scope", "inference,operator").strip().splitlines()[-1].split()[-1]
-    controller_log, log = site.folder / "controller.log", site.folder / "serve.log"
-    with (
-        started([*UNDERSTUDY, "controller", "-c", str(config)], controller_log, site.side_core) as controller,
-        started([*UNDERSTUDY, "serve", "-c", str(config)], log, site.core) as server,
-    ):
-        wait_ready(server, log, url, "/readyz")
-        wait_ready(server, log, url, f"/v1/models/{ROUTE}", key)
-        if controller.poll() is not None:
-            raise CouldNotStart(f"the controller ended: {controller_log.read_text()[-300:]}")
-        yield Running(url, server.pid, ROUTE, key)
-
-
-def command(config: Path, *words: str) -> str:
-    """Run one of our own commands. Raises CouldNotStart with its error line."""
-    try:
-        done = subprocess.run(
-            [*UNDERSTUDY, *words, "-c", str(config)], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CouldNotStart(f"understudy {' '.join(words)}: {error}") from None
-    if done.returncode:
-        raise CouldNotStart(f"understudy {' '.join(words)}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return done.stdout
-
-
 PEERS: dict[str, tuple[str, Start]] = {
     "direct": ("no relay", direct),
     "nginx": ("nginx, plain proxy", nginx),
-    "understudy": ("Understudy", understudy),
+    "understudy": ("Understudy, everything on", understudy("on")),
+    "audit": ("… and screening = audit", audited),
+    "off": ("Understudy, everything off", understudy("off", '[rewards]\nsample = 0')),
+    "vllm-router": ("vllm-router", rust_router(VLLM_ROUTER, "vllm_router", "error")),
+    "sglang-router": ("sglang-router", rust_router(SGLANG_ROUTER, "sglang_router", "error")),
     "aiohttp": ("ASGI + aiohttp", uvicorn("relay_aiohttp")),
     "fastapi": ("FastAPI + httpx", uvicorn("relay_fastapi")),
+    "litellm": ("LiteLLM proxy", litellm),
 }
+ASKED_FOR = ("litellm",)  # only when named: it takes minutes to install

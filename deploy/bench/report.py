@@ -1,4 +1,4 @@
-"""From rounds to a table: medians, ratios to nginx with their interval, and how noisy the run was."""
+"""From rounds to a table: medians, ratios to nginx and to vllm-router with their interval, and how noisy it was."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ COLUMNS = (
     "",
     "µs CPU a request",
     "to nginx's",
+    "to vllm-router's",
     "µs CPU a chunk",
     "to nginx's",
+    "to vllm-router's",
     "added p50",
     "added p99",
     "added TTFT p50",
@@ -51,11 +53,12 @@ def ratio(rounds: list[Round], base: list[Round], phase: str, name: str) -> tupl
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
     """What the table shows, per peer; times in seconds."""
-    direct, nginx = results.rounds.get("direct", []), results.rounds.get("nginx", [])
-    return {name: _of_peer(name, rounds, direct, nginx) for name, rounds in results.rounds.items()}
+    return {name: _of_peer(name, rounds, results.rounds) for name, rounds in results.rounds.items()}
 
 
-def _of_peer(name: str, rounds: list[Round], direct: list[Round], nginx: list[Round]) -> dict[str, Any]:
+def _of_peer(name: str, rounds: list[Round], peers: dict[str, list[Round]]) -> dict[str, Any]:
+    direct, nginx, router = (peers.get(peer, []) for peer in ("direct", "nginx", "vllm-router"))
+
     def added(phase: str, what: str) -> float | None:
         here, there = median(rounds, phase, what), median(direct, phase, what)
         return here - there if here is not None and there is not None and name != "direct" else None
@@ -68,8 +71,10 @@ def _of_peer(name: str, rounds: list[Round], direct: list[Round], nginx: list[Ro
     return {
         "cpu_per_request": median(rounds, "many", "cpu_per_request") if relays else None,
         "cpu_per_request_to_nginx": ratio(rounds, nginx, "many", "cpu_per_request"),
+        "cpu_per_request_to_vllm_router": ratio(rounds, router, "many", "cpu_per_request"),
         "cpu_per_chunk": median(rounds, "stream", "cpu_per_event") if relays else None,
         "cpu_per_chunk_to_nginx": ratio(rounds, nginx, "stream", "cpu_per_event"),
+        "cpu_per_chunk_to_vllm_router": ratio(rounds, router, "stream", "cpu_per_event"),
         "latency_p50": median(rounds, "one", "latency_p50"),
         "latency_p99": median(rounds, "one", "latency_p99"),
         "added_p50": added("one", "latency_p50"),
@@ -113,9 +118,11 @@ def _row(name: str, s: dict[str, Any]) -> tuple[str, ...]:
     return (
         PEERS[name][0] + (" (errors!)" if s["errors"] else ""),
         _us(s["cpu_per_request"]),
-        _times(name, s["cpu_per_request_to_nginx"]),
+        _times(name == "nginx", s["cpu_per_request_to_nginx"]),
+        _times(name == "vllm-router", s["cpu_per_request_to_vllm_router"]),
         _us(s["cpu_per_chunk"]),
-        _times(name, s["cpu_per_chunk_to_nginx"]),
+        _times(name == "nginx", s["cpu_per_chunk_to_nginx"]),
+        _times(name == "vllm-router", s["cpu_per_chunk_to_vllm_router"]),
         _us(s["added_p50"], " µs"),
         _us(s["added_p99"], " µs"),
         _us(s["added_first_p50"], " µs"),
@@ -130,8 +137,8 @@ def _us(seconds: float | None, unit: str = "") -> str:
     return f"{value:,.1f}{unit}" if abs(value) < 100 else f"{value:,.0f}{unit}"
 
 
-def _times(name: str, found: tuple[float, float, float] | None) -> str:
-    if found is None or name == "nginx":
+def _times(itself: bool, found: tuple[float, float, float] | None) -> str:
+    if found is None or itself:
         return "1" if found else ""
     return "{:.2f} [{:.2f}, {:.2f}]".format(*found)
 

@@ -1,7 +1,9 @@
-"""A stand-in for vLLM that costs next to nothing: `python -m deploy.bench.upstream PORT`.
+"""A stand-in for vLLM that costs next to nothing: `python -m deploy.bench.upstream PORT [CHUNKS SECONDS]`.
 
-It answers chat completions with a fixed text, or with a stream of 64 chunks 5 ms apart, echoes the model and the
-request id as vLLM does, and has the routes the controller needs: models, load and unload of adapters, health, metrics.
+It answers chat completions with a fixed text, or with a stream of 64 chunks 5 ms apart (or as the arguments say),
+echoes the model and the request id as vLLM does, and has the routes the controller needs: models, load and unload of
+adapters, health, metrics. A prompt with [hold] gets one chunk and then silence, one with [flood] as many chunks as its
+client takes, up to FLOOD bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ BASE = "base"
 MODEL = re.compile(rb'"model"\s*:\s*"([^"]*)"')
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 USAGE = re.compile(rb'"include_usage"\s*:\s*true')
+MODE = re.compile(rb"\[(hold|flood)\]")
+FLOOD = 64 * 1024**2
 STARTED = time.time()
 METRICS = f"""\
 process_start_time_seconds {STARTED}
@@ -62,10 +66,11 @@ LAST = b'"choices":[{"index":0,"delta":{"content":""},"logprobs":null,"finish_re
 
 
 class Upstream(asyncio.Protocol):
-    """One connection. `adapters` is shared by all: name → path."""
+    """One connection. `adapters` is shared by all: name → path. Streams have `chunks` chunks `gap` seconds apart."""
 
-    def __init__(self, adapters: dict[str, str]) -> None:
-        self.adapters = adapters
+    def __init__(self, adapters: dict[str, str], chunks: int = CHUNKS, gap: float = GAP) -> None:
+        self.adapters, self.chunks, self.gap = adapters, chunks, gap
+        self.flood, self.left, self.paused = b"", 0, False
         self.loop = asyncio.get_running_loop()
         self.parser = httptools.HttpRequestParser(self)
         self.path, self.body, self.request_id = b"", b"", b"0"
@@ -77,8 +82,20 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A client that leaves ends its stream."""
+        self.left = 0
         if self.timer:
             self.timer.cancel()
+
+    def pause_writing(self) -> None:
+        """The gateway, or its client, reads no further."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """Go on flooding."""
+        self.paused = False
+        while self.left > 0 and not self.paused:
+            self.left -= len(self.flood)
+            self.transport.write(self.flood)
 
     def data_received(self, data: bytes) -> None:
         """asyncio's."""
@@ -118,15 +135,22 @@ class Upstream(asyncio.Protocol):
         first = head(b"chat.completion.chunk", self.request_id, model)
         last = event(first + LAST)
         if USAGE.search(self.body):
-            last += event(first + b'"choices":[],' + usage(CHUNKS) + b"}")
-        self.tick(CHUNKS, event(first + DELTA), last + event(b"[DONE]") + b"0\r\n\r\n")
+            last += event(first + b'"choices":[],' + usage(self.chunks) + b"}")
+        mode = MODE.search(self.body)
+        if mode is None:
+            self.tick(self.chunks, event(first + DELTA), last + event(b"[DONE]") + b"0\r\n\r\n")
+            return
+        self.transport.write(event(first + DELTA))
+        if mode[1] == b"flood":
+            self.flood, self.left = event(first + DELTA) * 64, FLOOD
+            self.resume_writing()
 
     def tick(self, left: int, chunk: bytes, last: bytes) -> None:
         """One chunk, and the next one a gap later."""
-        if left < CHUNKS:
+        if left < self.chunks:
             self.transport.write(chunk if left else chunk + last)
         if left:
-            self.timer = self.loop.call_later(GAP, self.tick, left - 1, chunk, last)
+            self.timer = self.loop.call_later(self.gap, self.tick, left - 1, chunk, last)
 
     def control(self) -> bytes:
         """What is not generation."""
@@ -152,13 +176,13 @@ class Upstream(asyncio.Protocol):
         return [{"object": "model", "created": 1, "owned_by": "vllm", "max_model_len": 4096} | row for row in rows]
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, chunks: int = CHUNKS, gap: float = GAP) -> None:
     """Listen on loopback until ended."""
     adapters: dict[str, str] = {}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Upstream(adapters), "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: Upstream(adapters, chunks, gap), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), *([int(sys.argv[2]), float(sys.argv[3])] if sys.argv[2:] else [])))
