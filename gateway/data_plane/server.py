@@ -26,7 +26,7 @@ from monitors.metrics_server import start_metrics_server
 
 RESTART_AFTER = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds; a worker that dies again and again is not started in a frenzy
 STABLE_AFTER = 30.0  # seconds after which a worker's earlier deaths are forgotten
-UNSTARTABLE = 3  # exit status of a worker whose start failed (uvicorn's): another would fail as well
+UNSTARTABLE = 3  # exit status of a worker whose start failed (uvicorn's)
 
 logger = logging.getLogger("understudy.serve")
 
@@ -65,12 +65,13 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._stopping = threading.Event()
         self._signal = signal.SIGTERM
+        self._slots: list[_Slot] = []
 
     def run(self) -> None:
         """Returns when all workers have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        slots = [_Slot(self._start()) for _ in range(self._settings.gateway.workers)]
+        self._slots = slots = [_Slot(self._start()) for _ in range(self._settings.gateway.workers)]
         while not self._stopping.wait(0.1):
             for slot in slots:
                 self._look_after(slot)
@@ -88,11 +89,14 @@ class Supervisor:
         return process
 
     def _look_after(self, slot: _Slot) -> None:
-        if slot.process.is_alive():
-            return
+        """Give up only when no worker can be started: one that serves goes on, say while the database is away."""
         now = time.monotonic()
+        if slot.process.is_alive():
+            slot.unstartable = slot.unstartable and now - slot.started < STABLE_AFTER
+            return
         if slot.restart_at is None:
-            if slot.process.exitcode == UNSTARTABLE:
+            slot.unstartable = slot.process.exitcode == UNSTARTABLE
+            if all(other.unstartable for other in self._slots):
                 self._stopping.set()
                 return
             slot.deaths = slot.deaths + 1 if now - slot.started < STABLE_AFTER else 0
@@ -119,6 +123,7 @@ class _Slot:
         self.started = time.monotonic()
         self.deaths = 0
         self.restart_at: float | None = None
+        self.unstartable = False
 
 
 def _work(settings: Settings, listener: socket.socket) -> None:
