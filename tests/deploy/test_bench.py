@@ -151,7 +151,7 @@ def test_the_report_is_honest():
     text = report.table(summaries)
     notes = "\n".join(report.remarks(seen, summaries))
     assert "nginx, plain proxy (errors!)" in text and "100.00 [100.00, 100.00]" in text
-    assert "Understudy is missing: it ended with status 1" in notes
+    assert "Understudy, everything on is missing: it ended with status 1" in notes
     assert "nginx, plain proxy: 3 failed requests (status 502)" in notes
     assert "FastAPI + httpx could not keep up" in notes
     assert "quiet: other work took 1.0%" in notes
