@@ -45,8 +45,11 @@ def combined(each: Mapping[str, Facts], judged: Judged | None) -> Facts:
     if len(each) == 1:
         (own,) = each.values()
         return replace(own, analysis=judged.together if judged else None, best=judged.best if judged else "")
+    held = next((own for own in each.values() if own.collapse_holds), Facts())
     return Facts(
         ready=all(own.ready for own in each.values()),
+        collapse=held.collapse,
+        collapse_holds=held.collapse_holds,
         obstacle=next((f"{version}: {own.obstacle}" for version, own in each.items() if own.obstacle), ""),
         stable=next(iter(each.values())).stable,
         analysis=judged.together if judged else None,
