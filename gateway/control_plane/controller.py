@@ -210,7 +210,7 @@ class Controller:
                 with contextlib.suppress(UnderstudyError):
                     await self.look()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), HURRY)
+                await asyncio.wait_for(stop.wait(), HURRY if self.rollouts.any_open else self._interval)
 
     async def _view(self, now: float) -> View:
         self._asked_for = {version: until for version, until in self._asked_for.items() if until > now}

@@ -118,8 +118,8 @@ class EventWriter:
 
     def _run(self) -> None:
         while True:
-            if self._wake.wait(INTERVAL):
-                self._wake.clear()
+            hurried = self._wake.wait(INTERVAL)
+            self._wake.clear()
             stopping = self._stop.is_set()
             for lane in self._lanes.values():
                 while rows := lane.take():
@@ -128,7 +128,8 @@ class EventWriter:
                         break
             if stopping:
                 return
-            self._stop.wait(URGENT)
+            if hurried:
+                self._stop.wait(URGENT)
 
     def _write(self, lane: _Lane, rows: list[Row]) -> None:
         """Until they are written, or refused one by one, or time is up."""
