@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from adapters.settings import Section
-from gateway.setting_types import Duration, Port, Share
+from gateway.setting_types import Duration, Port, Share, parse_duration
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Mode = Literal["off", "audit", "enforce"]
@@ -100,6 +100,10 @@ class ScreeningSettings(Section):
         if self.active and not (self.model or self.url):
             mode = self.mode if self.mode != "off" else "audit or enforce"
             raise ValueError(f'mode = "{mode}" needs model = a Llama Guard checkpoint, or url = a running service')
+        if self.url and not re.match(r"https?://[^/]", self.url):
+            raise ValueError(f'url = "{self.url}" is no address of a guard: write http://host:port')
+        if parse_duration(self.timeout) <= 0:
+            raise ValueError("timeout must be more than 0: without a verdict nothing leaves")
         if self.backend == "vllm" and not self.vllm_url and not self.url:
             raise ValueError('backend = "vllm" needs vllm_url = the engine that serves the guard')
         return self

@@ -157,7 +157,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Rows]:
         with site(second, real_guard=True) as place:
             async with session_of(place) as session:
                 say("leaks")
-                found["leaks"] = await leaks(partial(ask, session), options.texts)
+                found["leaks"] = await leaks(partial(ask, session), place.guard, options.texts)
                 say("F1 by prefix")
                 found["f1_by_prefix"] = await f1_by_prefix(place.guard, options.texts)
     return found

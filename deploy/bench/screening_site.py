@@ -29,6 +29,7 @@ urls = ["{engine}"]
 mode = "off"
 url = "{guard}"
 timeout = "2s"
+checkpoint = {checkpoint}
 [screening.routes.audit]
 mode = "audit"
 [screening.routes.prompt]
@@ -60,9 +61,10 @@ def site(folder: Path, *, real_guard: bool) -> Iterator[Site]:
     ports = {name: free_port() for name in ("engine", "guard", "gateway")}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     config = folder / "understudy.toml"
-    config.write_text(
-        CONFIGURATION.format(folder=folder, port=ports["gateway"], engine=urls["engine"], guard=urls["guard"])
-    )
+    checkpoint = 16 if real_guard else 64  # its world's texts are short
+    config.write_text(CONFIGURATION.format(
+        folder=folder, port=ports["gateway"], engine=urls["engine"], guard=urls["guard"], checkpoint=checkpoint
+    ))  # fmt: skip
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as guards:
         peer = [sys.executable, "-m", "deploy.bench.screening_peers"]
         stack.enter_context(started([*peer, "engine", str(ports["engine"])], folder / "engine.log", cores["upstream"]))

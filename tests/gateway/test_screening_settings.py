@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from gateway.screening_settings import ScreeningSettings
 
@@ -19,3 +20,12 @@ def test_where_texts_go_and_who_runs_the_guard(options, url, here):
 def test_nothing_is_screened_and_nothing_missing_is_allowed_unless_asked_for():
     settings = ScreeningSettings()
     assert (settings.mode, settings.on_unavailable, settings.threshold) == ("off", "block", 0.5)
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"url": "guard:8084"}, "write http://host:port"), ({"url": "http://"}, "write http://host:port"),
+    ({"timeout": "0s"}, "more than 0"), ({"mode": "audit"}, "needs model = a Llama Guard checkpoint"),
+])  # fmt: skip
+def test_what_cannot_work_is_said_at_once(options, said):
+    with pytest.raises(ValidationError, match=said):
+        ScreeningSettings(**options)

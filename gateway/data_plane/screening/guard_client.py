@@ -70,6 +70,7 @@ class Ask:
         if self.call is not None:
             self._failed("it takes too long", "the guard took too long")
         else:
+            self._client.circuit.gave_up()
             self.missing("too many texts wait for the guard")
 
     def _failed(self, why: str, reason: str) -> None:

@@ -177,11 +177,11 @@ async def answers(http: httpx.AsyncClient, count: int, **fields: Any) -> list[ht
 
 
 def handles(gateway: Gateway) -> int:
-    """Files and sockets that the worker has open."""
+    """Files and sockets that the worker (and what multiprocessing starts beside it) has open."""
     assert gateway.process is not None
     pid = gateway.process.pid
-    (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return len(list(Path(f"/proc/{worker}/fd").iterdir()))
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(len(list(Path(f"/proc/{child}/fd").iterdir())) for child in children)
 
 
 DRILL = '[screening]\nmode = "enforce"\nurl = "{}"\ntimeout = "300ms"\nconcurrency = 4\n[screening.routes.base]\nmode = "{}"\n'
