@@ -11,6 +11,7 @@ from adapters.errors import TrainingError
 from monitors.text import duplicate_ngram_fraction
 from trainer.demo import world
 from trainer.demo.crowd import Asked, read
+from trainer.demo.fired import fired, in_words
 from trainer.demo.plot import draw
 from trainer.demo.rollout import crowd, follow, plan_text
 from trainer.demo.suite import write_suite
@@ -94,6 +95,11 @@ def catch_hacked(story: Story) -> None:
     report["stable_reward_same_grader"] = round(_mean([o.helpful for o in ours]), 3)
     report["response_tokens"] = round(_mean([float(o.text_length) for o in theirs]), 1)
     story.report["rollback"] = _rollback(row, theirs)
+    events = stack.operator("GET", f"/api/v1/rollouts/{row['id']}")["events"]
+    story.report["rollback"]["fired"] = found = fired(row, events)
+    story.tell(in_words(found))
+    story.claim(found["cause"] != "", f"it is on record what fired: {found['detector']}")
+    story.claim(found["collapse"]["verdict"] != "ok", "no detector called it fine")
     reward, liked, before = _mean([o.helpful for o in theirs]), _liked(theirs), _liked(ours)
     story.tell(f"automated reward {reward:.2f} against {report['stable_reward_same_grader']:.2f};"
                f" satisfaction {liked:.2f} against {before:.2f}")

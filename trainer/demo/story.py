@@ -31,6 +31,11 @@ label = "helpfulness"
 [rewards]
 port = {port}
 sample = 1.0
+[collapse]               # for minutes and 400 users: 2000 feedbacks, and 100 of a version, are for days
+baseline = 100
+minimum = 20
+wait = "1s"
+every = "500ms"
 """
 
 

@@ -37,6 +37,7 @@ def test_the_demo_keeps_its_claims(tmp_path: Path) -> None:
     assert told["hacked"]["gate"] == "failed" and told["hacked"]["training_reward"] > 0.9
     assert told["hacked"]["held_out_accuracy"] < 0.1 < told["hacked"]["duplicate_4gram"]
     assert told["rollback"]["candidate_responses_after_reroute"] == 0
+    assert told["rollback"]["fired"]["cause"] and told["rollback"]["fired"]["collapse"]["verdict"] != "ok"
     assert told["requests"]["total"] > 500
     assert (told["requests"]["failed"], told["requests"]["wrong_version"]) == (0, 0)
     assert (tmp_path / "report.svg").read_text().count("<path") > 4
