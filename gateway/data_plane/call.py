@@ -107,8 +107,7 @@ class Call:
     def on_head(self, status: int, headers: Headers) -> None:
         """Pass on."""
         self.headed = True
-        self.last = self._upstream.loop.time()
-        self._upstream.succeeded()
+        self.last = self._upstream.succeeded()
         if self._sink is not None:
             self._sink.on_head(status, headers)
 

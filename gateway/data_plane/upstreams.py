@@ -185,11 +185,12 @@ class Upstream:
         else:
             then(False)
 
-    def succeeded(self) -> None:
-        """It answered: back in."""
-        self._heard = self.loop.time()
+    def succeeded(self) -> float:
+        """It answered: back in. Returns the loop's time."""
+        now = self._heard = self.loop.time()
         self._failures = 0
         self.ejected_until = 0.0
+        return now
 
     def denied(self, version: str) -> None:
         """It says it does not hold this version."""
