@@ -27,44 +27,60 @@ from trainer.demo.crowd import Asked, read
 from trainer.demo.rollout import crowd, follow, plan_text
 from trainer.demo.stack import Stack, free_ports
 
-BEFORE = 6.0             # seconds of users before the rollout: what stable is like
-LONGEST = 240.0          # seconds a scenario may take
+BEFORE = 6.0             # seconds of users before the rollout, at least: what stable is like
+ENOUGH = 60              # answers by then
+SLOWER = 2.0             # an answer is slow that takes so many times what 95 % took before, or scenario.objective
+LONGEST = 300.0          # seconds a scenario may take
 GRADER = '[[rewards.grader]]\nname = "trainer.demo.graders:right"\nlabel = "right"\n'
 
 
 def run_scenario(stack: Stack, scenario: Scenario, seed: int) -> dict[str, Any]:
     """One rollout from start to end; what was measured."""
-    stable, candidate = stack.versions[scenario.stable], stack.versions[scenario.candidate]
-    _prepare(stack, stable, candidate)
+    stable = stack.versions[scenario.stable]
+    candidates = [stack.versions[name] for name in (scenario.candidate, *scenario.rivals)]
+    _prepare(stack, stable, candidates)
     plan = stack.directory / "plan.toml"
-    plan.write_text(plan_text(scenario.sample, scenario.objective))
     observed = stack.directory / f"{scenario.name}-{seed}.jsonl"
-    with crowd(stack, observed, seed, seconds=LONGEST + 60, rare=scenario.rare):
-        time.sleep(BEFORE)
+    with crowd(stack, observed, seed, seconds=LONGEST + 120, rare=scenario.rare, users=scenario.users):
+        objective = max(scenario.objective, SLOWER * _usual(observed))
+        plan.write_text(plan_text(scenario.sample, objective, scenario.weights))
         began = time.time()
-        stack.understudy("rollout", "start", "support", candidate, "--plan", str(plan))
+        stack.understudy("rollout", "start", "support", *candidates, "--plan", str(plan))
         row = follow(stack, "support", LONGEST, lambda text: print(f"    {text}", flush=True))
         time.sleep(2.0)
     seen = [o for o in read(observed) if o.at >= began]
     if row["ended_at"] is None:
         stack.understudy("rollout", "rollback", "support", "--reason", "the proof goes on")
-    return {"scenario": scenario.name, "seed": seed, **_measured(row, seen, candidate, began)}
+    return {"scenario": scenario.name, "seed": seed, **_measured(row, seen, candidates, began)}
 
 
-def _prepare(stack: Stack, stable: str, candidate: str) -> None:
-    """Stable serves; the candidate may."""
+def _usual(observed: Path) -> float:
+    """Seconds that most of stable's answers take on this machine now: an objective means nothing without it."""
+    seen: list[float] = []
+    deadline = time.monotonic() + 10 * BEFORE
+    while time.monotonic() < deadline:
+        time.sleep(BEFORE)
+        seen = sorted(o.ended - o.at for o in read(observed) if o.status == 200)
+        if len(seen) >= ENOUGH:
+            break
+    return seen[int(0.95 * len(seen))] if seen else 0.0
+
+
+def _prepare(stack: Stack, stable: str, candidates: list[str]) -> None:
+    """Stable serves; the candidates may."""
     listed = json.loads(stack.understudy("adapter", "list", "--json"))
     stages = {entry["version"]: entry["stage"] for entry in listed}
-    for version in (stable, candidate):
+    for version in (stable, *candidates):
         if stages[version] == "quarantined":
             stack.understudy("adapter", "release", version, "--reason", "the proof needs it again")
     stack.understudy("route", "set", "support", stable)
-    stack.understudy("gate", candidate, "--override", "a proof")
+    for version in candidates:
+        stack.understudy("gate", version, "--override", "a proof")
 
 
-def _measured(row: dict[str, Any], seen: list[Asked], candidate: str, began: float) -> dict[str, Any]:
+def _measured(row: dict[str, Any], seen: list[Asked], candidates: list[str], began: float) -> dict[str, Any]:
     ended = row["ended_at"] or time.time()
-    served = [o for o in seen if o.version == candidate]
+    served = [o for o in seen if o.version in candidates]
     failed = [o for o in seen if o.status != 200 or o.error]
     late = [o.at - ended for o in served if o.at > ended] if row["phase"] == "rolled_back" else []
     return {
@@ -73,8 +89,10 @@ def _measured(row: dict[str, Any], seen: list[Asked], candidate: str, began: flo
         "seconds": round(ended - began, 1),
         "requests": len(seen),
         "requests_failed": len(failed),
-        "failed_outside_the_candidate": sum(o.version != candidate for o in failed),
+        "failed_outside_the_candidate": sum(o.version not in candidates for o in failed),
         "served_by_candidate_before_the_end": sum(o.at <= ended for o in served),
+        "served_by_each": {v: sum(o.at <= ended and o.version == v for o in served) for v in candidates},
+        "candidates": {c["version"]: c["state"] for c in row["candidates"]},
         "feedbacks": sum(o.thumb is not None for o in seen if o.at <= ended),
         "seconds_until_last_request_on_candidate": round(max(late, default=0.0), 3),
         "errors": sorted({o.error[:80] for o in failed if o.error})[:3],
@@ -120,7 +138,9 @@ def _all(
         for seed in seeds:
             print(f"{scenario.name}, seed {seed}: {scenario.what}", flush=True)
             result = run_scenario(stack, scenario, seed)
-            result["as_expected"] = result["ended"] in scenario.expected
+            dropped = [version for version, state in result["candidates"].items() if state == "dropped"]
+            alone = not scenario.rivals or dropped == [stack.versions[scenario.candidate]]
+            result["as_expected"] = result["ended"] in scenario.expected and alone
             print(json.dumps(result), flush=True)
             results.append(result)
     return results
@@ -137,7 +157,7 @@ def _push_unchecked(stack: Stack, directory: Path) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one row per scenario, medians over the seeds."""
+    """Markdown: one row per scenario; the range over the seeds."""
     lines = [
         "| scenario | ended | seconds | answers by the candidate | feedbacks | failed requests | last on it after |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -146,10 +166,15 @@ def table(results: list[dict[str, Any]]) -> str:
         rows = [r for r in results if r["scenario"] == name]
         ended = ", ".join(f"{sum(r['ended'] == e for r in rows)} {e}" for e in dict.fromkeys(r["ended"] for r in rows))
         names = ("seconds", "served_by_candidate_before_the_end", "feedbacks", "requests_failed")
-        cells = [f"{statistics.median(r[key] for r in rows):g}" for key in names]
+        cells = [_range([r[key] for r in rows]) for key in names]
         last = max(r["seconds_until_last_request_on_candidate"] for r in rows)
         lines.append(f"| {name} | {ended} | " + " | ".join(cells) + f" | {last:.2f} s |")
     return "\n".join(lines)
+
+
+def _range(values: list[float]) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:g}" if low == high else f"{middle:g} ({low:g} to {high:g})"
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainer.demo.adapters import make_adapter
 from trainer.demo.poison import make_poison, make_wide
+from trainer.demo.rollout import USERS
 from trainer.demo.saboteurs import make_saboteur
 
 
@@ -24,6 +25,9 @@ class Scenario:
     sample: float = 0.3            # of stable's requests, mirrored to the candidate in the shadow phase; 0: no shadow
     objective: float = 5.0         # seconds of slow_duration
     engines: int = 1               # 2: two that run elsewhere, of which one refuses ranks above 8
+    rivals: tuple[str, ...] = ()   # further candidates of the same rollout
+    weights: tuple[str, str] = ("10%", "50%")
+    users: int = USERS
 
 
 SCENARIOS = (
@@ -33,6 +37,8 @@ SCENARIOS = (
     Scenario("worse", "one that is fluent and wrong", "wrong", ("rolled_back",), stable="good", sample=0.0),
     Scenario("poison", "one that overflows on rare prompts", "poison", ("rolled_back",), stable="good", rare=0.05),
     Scenario("unloadable", "one that one of two engines refuses", "wide", ("rolled_back",), stable="good", engines=2),
+    Scenario("several", "of three the one without answers is dropped, and a good one goes to 100 %", "silent",
+             ("promoted",), sample=0.0, rivals=("good", "same"), weights=("30%", "75%"), users=1200),
     Scenario("equal", "an equal one: no false rollback", "same", ("promoted", "held"), stable="good"),
 )
 

@@ -18,7 +18,7 @@ from monitors.analysis.types import Analysis, Decision, Finding, Verdict
 from monitors.collapse.types import Verdict as Collapse
 
 RECOVERY = 20              # answers of stable without the candidate before it counts as recovered, or not
-PERSISTS = 30.0            # seconds of harm without the candidate after which replicas are restarted
+PERSISTS = 30.0            # seconds of harm without it after which replicas are restarted: no cure for slowness
 CRASHES = 2                # restarts of one engine, while the candidate answers, after which it is taken off
 
 
@@ -157,7 +157,7 @@ def _stable_arm(rollout: Rollout, memory: Memory, facts: Facts, now: float) -> A
     if stable.recovered:
         reason = f"stable recovered without the candidate ({stable.bad} bad of {stable.answers} answers): {hold.reason}"
         return Action(Act.ROLL_BACK, reason, numbers, cause="stable_arm")
-    if memory.credited > PERSISTS and not memory.recycled:
+    if memory.credited > PERSISTS and not memory.recycled and not stable.worse.startswith("slow_"):
         reason = f"it goes on without the candidate: {hold.reason}"
         return replace(_stay(rollout, hold, reason, numbers), act=Act.RECYCLE)
     return None

@@ -23,7 +23,7 @@ RUN_LENGTH = 1e4               # observations between false alarms at the tolera
 WINDOW = 1800.0                # seconds before the rollout that stable is compared with
 FLOOR = 0.02                   # a rate of bad answers that is tolerated in any case
 SCORE_MARGIN = 0.05            # a fall of mean satisfaction or reward that is tolerated after a promotion
-SETTLED = 1.0                  # seconds after the candidate was taken off, for what was still under way
+SETTLED = 1.0                  # seconds after the candidate was taken off, for what was under way
 _BETS = (0.1, 0.3, 0.9)        # as shares of the largest possible bet, 1/mean
 COUNTS_AGAIN = 10.0            # seconds after which a unit's next bad answer counts: no single user raises an alarm
 DAY = 86400.0                  # seconds after which a unit's next word counts
@@ -126,7 +126,10 @@ class StableGuard:
         hold = course.memory.hold
         answers, bad = 0, {worse: 0}
         if hold is not None and hold.kind is HoldKind.STABLE_ARM:
-            answers, bad = self._store.counts(mine, hold.at + SETTLED, {worse: self._metrics[worse]})
+            # Of the time since then only the latter half: what was under way, or queued, may take its time to end.
+            off = hold.at + SETTLED
+            since = off + max(0.0, course.memory.ticked_at - off) / 2
+            answers, bad = self._store.counts(mine, since, {worse: self._metrics[worse]})
         reason = f"{worse} above {limit:.1%} of its answers, tolerated from its window before"
         return StableArm(worse, reason, answers, bad[worse], limit)
 

@@ -33,12 +33,12 @@ max_duration = "90s"
 
 _STEPS = """\
 [[step]]
-weight = "10%"
+weight = "{weights[0]}"
 min_units = 20
 min_duration = "4s"
 max_duration = "120s"
 [[step]]
-weight = "50%"
+weight = "{weights[1]}"
 min_units = 100
 min_duration = "8s"
 max_duration = "120s"
@@ -81,25 +81,27 @@ role = "exploratory"
 """
 
 
-def plan_text(sample: float = 0.3, objective: float = 5.0) -> str:
+def plan_text(sample: float = 0.3, objective: float = 5.0, weights: tuple[str, str] = ("10%", "50%")) -> str:
     """A plan file. `sample`: of stable's requests mirrored in the shadow, 0 = none; `objective`: a slow answer, s."""
     shadow = _SHADOW.format(sample=sample) if sample else ""
-    return _HEAD + shadow + _STEPS + _METRICS.format(objective=objective)
+    return _HEAD + shadow + _STEPS.format(weights=weights) + _METRICS.format(objective=objective)
 
 
 @contextlib.contextmanager
-def crowd(stack: Stack, out: Path, seed: int, *, seconds: float, rare: float = 0.0) -> Iterator[None]:
+def crowd(
+    stack: Stack, out: Path, seed: int, *, seconds: float, rare: float = 0.0, users: int = USERS
+) -> Iterator[None]:
     """Users until the block ends (`seconds` at most); each request is a line of `out`."""
     command = [
         sys.executable, "-m", "trainer.demo.crowd", "--url", stack.url, "--out", str(out), "--rate", str(RATE),
-        "--users", str(USERS), "--rare", str(rare), "--seed", str(seed), "--seconds", str(seconds),
+        "--users", str(users), "--rare", str(rare), "--seed", str(seed), "--seconds", str(seconds),
     ]  # fmt: skip
-    users = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | {"UNDERSTUDY_KEY": stack.key})
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | {"UNDERSTUDY_KEY": stack.key})
     try:
         yield
     finally:
-        users.terminate()
-        users.wait(90)
+        process.terminate()
+        process.wait(90)
 
 
 def follow(stack: Stack, route: str, longest: float, say: Callable[[str], None]) -> dict[str, Any]:

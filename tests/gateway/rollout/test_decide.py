@@ -137,6 +137,8 @@ def test_harm_that_goes_on_has_the_replicas_restarted_once():
     recycled = act(row, off(credited=PERSISTS + 1), stable=bad)
     assert recycled.act is Act.RECYCLE and recycled.hold is not None and recycled.step == 1
     assert act(row, off(credited=PERSISTS + 1, recycled=True), stable=bad).act is Act.WAIT
+    slow = replace(bad, worse="slow_duration")   # a restart would only take away the engine that users wait for
+    assert act(row, off(credited=PERSISTS + 1), stable=slow).act is Act.WAIT
 
 
 def test_an_operators_promotion_waits_for_every_replica_and_says_what_it_skipped():

@@ -108,6 +108,11 @@ def test_what_happens_without_the_candidate_is_counted(records: Records):
         records.answer(off, unit, at=2005.0)
     found = guard.look(held)
     assert (found.answers, found.bad, found.recovered) == (30, 0, True)
+    for unit in range(100, 140):                        # what was queued when the candidate was taken off
+        records.error(off, unit, at=2002.0)
+    later = records.course(hold=Hold(HoldKind.STABLE_ARM, "x", 2000.0), ticked_at=2007.0)
+    assert guard.look(later).recovered
+    assert not guard.look(records.course(hold=Hold(HoldKind.STABLE_ARM, "x", 2000.0), ticked_at=2002.0)).recovered
     guard.forget()
     assert guard.look(held).worse == ""
 
