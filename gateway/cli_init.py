@@ -60,7 +60,10 @@ def default_slos() -> str:
 
 
 def _commented(text: str) -> list[str]:
-    return [f"# {line}" if line and not line.startswith("#") else line for line in text.splitlines()] + [""]
+    """Behind one # a line, comments too, so that removing it gives the text; the introduction is a comment as it is."""
+    lines = text.splitlines()
+    first = lines.index("[[slo]]")
+    return [*lines[:first], *(f"# {line}" if line else line for line in lines[first:]), ""]
 
 
 def _keys(section: Any) -> Iterator[str]:
