@@ -104,9 +104,9 @@ class Screened:
         """Questions without an answer yet."""
         return [ask for ask in self.asked if not ask.cancelled and ask not in self.answered]
 
-    def answer(self, *judged: Judged) -> Pending:
-        """Answer the oldest open question."""
-        ask = self.open[0]
+    def answer(self, *judged: Judged, place: int = 0) -> Pending:
+        """Answer the oldest open question, or another one."""
+        ask = self.open[place]
         self.answered.append(ask)
         ask.answer(*judged)
         return ask

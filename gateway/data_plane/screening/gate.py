@@ -154,7 +154,7 @@ class Gate:
 
     def blocked(self, tokens: int, status: int = 200) -> Usage:
         """Nothing more may leave: the engine stops. What is to be reported as usage; `tokens`: what was written."""
-        self.questions.drop()
+        self.questions.drop_answers()
         self._reckoning.instead(Outcome.BLOCKED, status)
         self._stop_relay()
         return self._reckoning.usage(tokens)
@@ -229,6 +229,7 @@ class Gate:
 
     def _break_off(self, error: ApiError) -> None:
         self._body = None
+        self.questions.drop()
         if self._closed or not self._head_sent:
             if not self._closed:
                 self._answer_error(error, Outcome.ERROR)

@@ -21,7 +21,7 @@ class Questions:
     """Of one request. `settled` is called after each answer of the guard; `safely` runs what is done with it."""
 
     __slots__ = (
-        "_asks", "_conversations", "_exchange", "_safely", "_screen", "_settled", "benign", "flags",
+        "_asked_first", "_asks", "_conversations", "_exchange", "_safely", "_screen", "_settled", "benign", "flags",
         "score",
     )  # fmt: skip
 
@@ -32,6 +32,7 @@ class Questions:
         self._screen, self._exchange = screen, exchange
         self._safely, self._settled = safely, settled
         self._asks: set[Ask] = set()
+        self._asked_first: Ask | None = None  # about the prompt
         self._conversations: list[list[Message]] = []
         self.flags = 0  # adapters.types.Flag
         self.benign = False  # the prompt is safe
@@ -59,7 +60,7 @@ class Questions:
             self.benign = worst.verdict is Verdict.SAFE
             then(worst)
 
-        self._ask(items, ScreeningStage.PROMPT, judged)
+        self._asked_first = self._ask(items, ScreeningStage.PROMPT, judged)
         return True
 
     def about_answer(self, texts: list[tuple[int, str]], stage: ScreeningStage, then: Then) -> None:
@@ -81,11 +82,17 @@ class Questions:
 
     def drop(self) -> None:
         """Nobody wants to know any more."""
-        asks, self._asks = self._asks, set()
-        for ask in asks:
+        self._asked_first = None
+        self.drop_answers()
+
+    def drop_answers(self) -> None:
+        """The answer is decided; what is to become of the prompt still matters."""
+        kept = {self._asked_first} & self._asks
+        dropped, self._asks = self._asks - kept, {ask for ask in kept if ask is not None}
+        for ask in dropped:
             ask.cancel()
 
-    def _ask(self, items: list[Item], stage: ScreeningStage, then: Then) -> None:
+    def _ask(self, items: list[Item], stage: ScreeningStage, then: Then) -> Ask:
         began = time.monotonic()
 
         def answered(judged: list[Judged]) -> None:
@@ -96,6 +103,7 @@ class Questions:
 
         ask = self._screen.guard.ask(items, answered)
         self._asks.add(ask)
+        return ask
 
 
 def answer_flag(ruling: Ruling) -> int:

@@ -136,6 +136,22 @@ def test_without_a_guard_a_stream_ends_with_an_error_and_no_end_marker() -> None
     assert screened.accounts[0].outcome is Outcome.BLOCKED and screened.accounts[0].flags & Flag.UNSCREENED
 
 
+@pytest.mark.parametrize("prompt", [SAFE, UNSAFE, AWAY], ids=["safe", "unsafe", "away"])
+@pytest.mark.parametrize("answer", [UNSAFE, AWAY], ids=["unsafe", "away"])
+def test_an_answer_may_be_decided_before_its_prompt(prompt: Judged, answer: Judged) -> None:
+    screened = Screened(checkpoint=2)
+    screened.gate.start(200, SSE)
+    screened.gate.write(chat("a ") + chat("b "))
+    screened.answer(SAFE, place=1)
+    screened.gate.write(chat("c ") + chat("d "))
+    screened.answer(answer, place=1)
+    assert screened.relay.cancelled and not screened.status and not screened.accounts
+    screened.answer(prompt)
+    assert screened.finished and [done.outcome for done in screened.accounts] == [Outcome.BLOCKED]
+    assert screened.status == (503 if prompt is AWAY else 200)
+    assert text_of(screened) == ("a b " if prompt is SAFE else "") if screened.status == 200 else b"a " not in screened.out
+
+
 def test_a_missing_verdict_can_be_allowed() -> None:
     screened = started(checkpoint=2, on_unavailable="allow")
     sent = chat("a ") + chat("b ") + chat(end="stop") + DONE
@@ -267,10 +283,12 @@ def test_nothing_uncleared_leaves(words: list[str], cuts: st.DataObject, steps: 
     cleared = [""]
 
     def guard() -> None:
-        for ask in screened.open[:1]:
-            judged = [UNSAFE if BAD in one else SAFE for one in ask.texts]
-            cleared.extend(one for one in ask.texts if BAD not in one)
-            screened.answer(*judged)
+        waiting = screened.open
+        if waiting:  # in any order
+            place = cuts.draw(st.integers(0, len(waiting) - 1))
+            texts = waiting[place].texts
+            cleared.extend(one for one in texts if BAD not in one)
+            screened.answer(*[UNSAFE if BAD in one else SAFE for one in texts], place=place)
 
     screened.gate.start(200, SSE)
     sent, left, timing = b"", text, iter(steps)
