@@ -22,7 +22,9 @@ log = logging.getLogger("understudy.controller")
 def clear(settings: Settings, stores: Stores, now: float, enough: Callable[[], bool] = lambda: False) -> None:
     """One round, or as much of it as there is time until `enough`. Raises UnderstudyError."""
     stores.fleet.prune_snapshots(SNAPSHOTS_KEPT)
-    records = stores.responses.prune(now - parse_duration(settings.capture.retention), enough)
+    old = now - parse_duration(settings.capture.retention)
+    records = stores.responses.prune(old, enough)
+    stores.collapse.forget(old)
     artifacts = stores.registry.collect()
     if records or artifacts:
         log.info("deleted %d old record(s) and %d unused artifact(s)", records, artifacts)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from gateway.control_plane import housekeeping
 from gateway.control_plane.housekeeping import clear, keep_house
@@ -24,7 +25,11 @@ async def test_old_records_snapshots_and_artifacts_go(world: World):
     version = world.push()
     digest = world.registry.get(version).digest
     world.registry.archive(version)
+    detectors = [world.stores.collapse.load("r", version, scope) for scope in ("after:1", "alone")]
+    for detector, at in zip(detectors, (now - month - 10, now), strict=True):
+        world.stores.collapse.save(replace(detector, updated_at=at))
     clear(world.settings, world.stores, now)
+    assert [world.stores.collapse.load("r", version, d.scope).revision for d in detectors] == [0, 1]
     assert world.stores.responses.prune(now) == 1  # the young one was still there
     world.fleet.prune_snapshots(housekeeping.SNAPSHOTS_KEPT)
     assert not world.stores.artifacts.exists(digest)
