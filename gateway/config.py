@@ -161,7 +161,7 @@ class CaptureSettings(Section):
 
     store: bool = Field(False, description="store texts for training")
     sample: float = Field(1.0, ge=0, le=1, description="share of answers whose texts are stored")
-    retention: Duration = Field("30d", description="response and feedback records older than this are deleted")
+    retention: Duration = Field("30d", description="records older than this are deleted, but for evidence in use")
 
 
 class Settings(Section):

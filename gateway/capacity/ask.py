@@ -22,6 +22,7 @@ from gateway.config import Settings, load_settings, parse_duration
 from gateway.control_plane.sites import find_sites
 
 Show = Callable[[str], None]
+MOST_AT_ONCE = 4096  # connections that one process can well drive
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ def parse_ladder(text: str) -> tuple[int, ...]:
         found = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         found = ()
-    if not found or found[0] < 1:
-        raise ConfigError(f"--measure {text!r}: write how many requests at once to try, such as 1,4,16,64")
+    if not found or found[0] < 1 or found[-1] > MOST_AT_ONCE:
+        raise ConfigError(f"--measure {text!r}: write how many requests at once to try, up to {MOST_AT_ONCE}: 1,4,16")
     return found
 
 

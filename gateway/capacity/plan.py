@@ -127,6 +127,8 @@ def _check(demand: Demand, versions: Versions, limits: Limits) -> None:
     for name, value in positive.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be a positive number")
+    if not 0 <= demand.variation < math.inf:
+        raise ConfigError("--variation must not be negative: 0 if all answers are as long, 1 if nothing is known")
     if not 0 < demand.share < 1:
         raise ConfigError("--share must lie between 0 and 100 %")
     if not 0 < limits.utilisation < 1:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adapters.errors import ConfigError
+
+MOST = 65536  # requests at once on one engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,9 @@ def speed_of(points: Iterable[Point]) -> Speed:
     if not ordered:
         raise ConfigError("no engine was measured: give --engine CONCURRENCY:TOKENS_PER_SECOND, or --measure")
     for point in ordered:
-        if not (point.concurrency >= 1 and point.tokens_per_second > 0 and point.first_token >= 0):
-            raise ConfigError("an engine's point needs a concurrency of at least 1 and positive tokens per second")
+        sound = 1 <= point.concurrency <= MOST and 0 < point.tokens_per_second < math.inf
+        if not (sound and 0 <= point.first_token < math.inf):
+            raise ConfigError(f"an engine's point needs a concurrency from 1 to {MOST} and positive tokens per second")
     if len({point.concurrency for point in ordered}) < len(ordered):
         raise ConfigError("two points have the same concurrency: give each once")
     return Speed(ordered)

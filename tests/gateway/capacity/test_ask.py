@@ -21,9 +21,10 @@ def test_texts_of_options():
         (lambda: parse_time("--ttft", "1"), "--ttft: '1' is not a duration"),
         (lambda: parse_ladder("1,two"), "--measure '1,two'"),
         (lambda: parse_ladder("0"), "--measure '0'"),
+        (lambda: parse_ladder("1,5000"), "up to 4096"),
         (lambda: parse_ladder(""), "--measure ''"),
     ],
-    ids=["share", "time", "words", "zero", "empty"],
+    ids=["share", "time", "words", "zero", "many", "empty"],
 )
 def test_what_cannot_be_read_is_one_line(call, says):
     with pytest.raises(ConfigError, match=says):

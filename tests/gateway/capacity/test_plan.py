@@ -82,10 +82,10 @@ def test_what_is_doubtful_is_said():
     ("change", "says"),
     [
         ({"rps": 0}, "--rps"), ({"rps": float("nan")}, "--rps"), ({"output_tokens": -1}, "--output-tokens"),
-        ({"share": 1.0}, "--share"), ({"tpot": 0.01}, "no number of engines"), ({"ttft": 0.1}, "no number of engines"),
+        ({"share": 1.0}, "--share"), ({"variation": -1.0}, "--variation"), ({"tpot": 0.01}, "no number of engines"), ({"ttft": 0.1}, "no number of engines"),
         ({"ttft": 0.1000001, "rps": 1e9}, "more than 100000 engines"),
     ],
-    ids=["none", "nan", "negative", "all", "tpot", "ttft", "absurd"],
+    ids=["none", "nan", "negative", "all", "variation", "tpot", "ttft", "absurd"],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(change, says):
     with pytest.raises(ConfigError, match=says):

@@ -38,8 +38,13 @@ def test_what_is_no_point_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    "points", [[], [Point(0, 10)], [Point(1, 0)], [Point(1, 10, -1)], [Point(1, 10), Point(1, 20)], [Point(float("nan"), 1)]]
-)
+    "points",
+    [
+        [], [Point(0, 10)], [Point(1, 0)], [Point(1, 10, -1)], [Point(1, 10), Point(1, 20)], [Point(float("nan"), 1)],
+        [Point(1, float("inf"))], [Point(1e9, 1e9)],
+    ],
+    ids=["none", "zero", "still", "before", "twice", "nan", "endless", "crowd"],
+)  # fmt: skip
 def test_what_is_no_measurement_is_refused(points):
     with pytest.raises(ConfigError):
         speed_of(points)
