@@ -36,6 +36,8 @@ class RequestMetrics:
         self._output_size = values.histogram(c.RESPONSE_TOKENS, route, version)
         values.histogram(c.SATISFACTION, route, version, arm)
         values.counter(c.WITHOUT_UNIT, route)
+        if arm == c.ArmName.CANDIDATE:
+            values.counter(c.BREAKER, route, version)
         for code, outcome in _EXPECTED:
             self._end(code, outcome)
 

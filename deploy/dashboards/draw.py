@@ -82,7 +82,7 @@ def _mark(axes: Any, what: Board, marks: Mapping[str, list[Line]], start: float)
 
 def _graph(axes: Any, panel: Panel, lines: list[Line], span: tuple[float, float]) -> None:
     factor, suffix = SCALES.get(panel.unit, (1.0, ""))
-    shown = sorted(lines, key=lambda line: -max((v for _, v in line.points), default=0.0))
+    shown = sorted((line for line in lines if line.points), key=lambda line: -max(v for _, v in line.points))
     for number, line in enumerate(shown):
         minutes = [(at - span[0]) / 60 for at, _ in line.points]
         label = line.name if number < MOST else None
@@ -98,7 +98,8 @@ def _graph(axes: Any, panel: Panel, lines: list[Line], span: tuple[float, float]
         axes.set_ylim(top=panel.maximum * factor * 1.05)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}{suffix}")
     if shown:
-        axes.legend(fontsize=6, loc="upper left", frameon=False, ncols=1 if len(shown) <= MOST // 2 else 2)
+        columns = 1 if len(shown) <= MOST // 2 else 2
+        axes.legend(fontsize=6, loc="upper left", framealpha=0.75, edgecolor="none", borderpad=0.2, ncols=columns)
 
 
 def _stat(axes: Any, panel: Panel, lines: list[Line], span: tuple[float, float]) -> None:
@@ -138,6 +139,8 @@ def _bars(axes: Any, panel: Panel, lines: list[Line], span: tuple[float, float])
     for row, (name, value) in enumerate(last):
         axes.barh(row, value * factor, color=_colour(panel, [value]), height=0.6)
         axes.text(0, row + 0.32, f"{name}: {value * factor:.4g}{suffix}", fontsize=6, va="bottom")
+    if not last:
+        axes.text(0.5, 0.5, "nothing", ha="center", fontsize=8, color="#888888", transform=axes.transAxes)
     axes.set_yticks([])
     axes.set_ylim(-0.6, max(len(last), 3) + 0.2)
 

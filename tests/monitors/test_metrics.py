@@ -61,8 +61,10 @@ def test_what_is_not_known_is_not_counted(tmp_path: Path, recorder: Recorder) ->
 def test_expected_ends_exist_before_they_happen(tmp_path: Path, recorder: Recorder) -> None:
     """rate() sees no increase from a series that appears with its first failure."""
     recorder.child(*CALL)
+    recorder.child(*CALL[:2], c.ArmName.CANDIDATE, "chat")
     recorder.engines(["engine-0"])
     found = merged(tmp_path)
+    assert found["breaker_trips_total"] == {CALL[:2]: [0]}
     assert found["failovers_total"] == {("engine-0",): [0]}
     ends = {labels[-2:]: values for labels, values in found["requests_total"].items()}
     assert ends == {("200", "ok"): [0], ("502", "error"): [0], ("503", "error"): [0], ("504", "error"): [0]}
