@@ -96,6 +96,19 @@ def test_a_repeated_write_with_a_row_that_cannot_be_stored_is_refused(database, 
     assert len(rows(database, tables.responses)) == 1
 
 
+@pytest.mark.parametrize("count", [20, 45])
+@pytest.mark.parametrize("wrong", [0, 18])
+def test_rows_that_are_written_together_stand_or_fall_together(database, store, count, wrong):
+    batch = [response(response_id=f"id-{n}", at=float(n)) for n in range(count)]
+    with pytest.raises(DatabaseError) as refused:
+        store.insert_responses([*batch[:wrong], response(response_id="wrong", status=None), *batch[wrong + 1 :]])
+    assert isinstance(refused.value.__cause__, IntegrityError)
+    assert rows(database, tables.responses) == []
+    store.insert_responses([*batch, batch[wrong]])
+    store.insert_responses(batch)
+    assert [row["at"] for row in rows(database, tables.responses)] == [float(n) for n in range(count)]
+
+
 def test_a_big_batch(database, store):
     store.insert_responses([response() for _ in range(20_000)])
     with database.read() as connection:
