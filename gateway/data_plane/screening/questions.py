@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from monitors.labels import ScreeningStage, Verdict
 
 if TYPE_CHECKING:
     from gateway.data_plane.screening.screening import RouteScreen
+
+logger = logging.getLogger("understudy.screening")
 
 
 class Questions:
@@ -54,7 +57,7 @@ class Questions:
         def judged(results: list[Judged]) -> None:
             rulings = [rules.rule(one) for one in results]
             worst = max(rulings, key=lambda one: (one.blocks, one.verdict is not Verdict.SAFE, one.verdict))
-            self._screen.count(self._exchange.target, ScreeningStage.PROMPT, worst)
+            self._count(ScreeningStage.PROMPT, worst)
             if worst.verdict is Verdict.UNSAFE:
                 self.flags |= int(Flag.UNSAFE_PROMPT)
             self.benign = worst.verdict is Verdict.SAFE
@@ -75,7 +78,7 @@ class Questions:
 
     def note(self, ruling: Ruling, judged: Judged) -> None:
         """A choice of the answer has its final ruling."""
-        self._screen.count(self._exchange.target, ScreeningStage.RESPONSE, ruling)
+        self._count(ScreeningStage.RESPONSE, ruling)
         self.flags |= answer_flag(ruling)
         if judged.score is not None:
             self.score = max(judged.score, self.score or 0.0)
@@ -91,6 +94,13 @@ class Questions:
         dropped, self._asks = self._asks - kept, {ask for ask in kept if ask is not None}
         for ask in dropped:
             ask.cancel()
+
+    def _count(self, stage: ScreeningStage, ruling: Ruling) -> None:
+        """Metrics, and a line in the log for what is blocked; never a text."""
+        self._screen.count(self._exchange.target, stage, ruling)
+        if ruling.blocks and not ruling.away:  # a guard that is away is said once, by the circuit
+            why = ruling.category or ruling.reason
+            logger.info("%s blocked: %s", stage, why, extra={"response_id": self._exchange.response_id})
 
     def _ask(self, items: list[Item], stage: ScreeningStage, then: Then) -> Ask:
         began = time.monotonic()
