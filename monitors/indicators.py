@@ -15,7 +15,7 @@ from monitors import conventions as c
 from monitors.conventions import ArmName, Metric, Outcome
 from monitors.labels import ScreeningStage, Verdict
 from monitors.promql import check_piece, quoted
-from monitors.slo import WINDOW, Events, Indicator, Ratio, Slices
+from monitors.slo import SHORTEST, WINDOW, Events, Indicator, Ratio, Slices
 
 
 class Sli(StrEnum):
@@ -58,8 +58,16 @@ class Scope:
     grader: str = ""
 
     def rate(self, metric: Metric, suffix: str = "", **matchers: str) -> str:
-        """sum(rate(…)) of a counter, or of a histogram's `suffix`. Raises ConfigError: the metric lacks a label."""
-        return f"sum(rate({metric.full_name}{suffix}{{{self.selector(metric, **matchers)}}}[{WINDOW}]))"
+        """sum(rate(…)) of a counter, or of a histogram's `suffix`. Raises ConfigError: the metric lacks a label.
+
+        A candidate's are those of versions that are candidates now: what the one before it did is not held against it.
+        """
+        total = f"sum(rate({metric.full_name}{suffix}{{{self.selector(metric, **matchers)}}}[{WINDOW}]))"
+        if not self.candidate:
+            return total
+        asked = f"{c.REQUESTS.full_name}{{{Scope(self.route, candidate=True).selector(c.REQUESTS)}}}"
+        now = f"sum by (route, version) (rate({asked}[{SHORTEST}])) > 0"
+        return f"sum({_by_version(total)} and on (route, version) ({now}))"
 
     def selector(self, metric: Metric, **matchers: str) -> str:
         """Matchers as text; values of `matchers` bring their operator. Raises ConfigError."""
@@ -170,7 +178,7 @@ def _by_tax(scope: Scope, threshold: float | None) -> Slices:
 
 def _served(scope: Scope) -> str:
     """Requests per second of users, by version."""
-    return _by_version(Scope(scope.route, scope.candidate).rate(c.REQUESTS))
+    return _by_version(Scope(scope.route).rate(c.REQUESTS))
 
 
 def _by_version(total: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from monitors.openslo import VERSION
-from monitors.slo import Events, Ratio, Slo
+from monitors.slo import SHORTEST, Events, Ratio, Slo
 
 
 def to_yaml(slos: Iterable[Slo]) -> str:
@@ -51,4 +51,5 @@ def _objective(slo: Slo) -> dict[str, Any]:
 
 
 def _query(promql: str) -> dict[str, Any]:
-    return {"metricSource": {"type": "Prometheus", "spec": {"query": promql}}}
+    """Other readers know only one window."""
+    return {"metricSource": {"type": "Prometheus", "spec": {"query": promql.replace(SHORTEST, "5m")}}}

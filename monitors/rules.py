@@ -14,7 +14,7 @@ import yaml
 
 from monitors import conventions as c
 from monitors.burnrate import MIN_BAD_EVENTS, TABLES, Burn, Severity, format_duration, parse
-from monitors.slo import NEVER, WINDOW, Action, Events, Ratio, Slo, check_distinct
+from monitors.slo import NEVER, SHORTEST, WINDOW, Action, Events, Ratio, Slo, check_distinct
 
 Rule = dict[str, Any]
 Group = dict[str, Any]
@@ -74,7 +74,7 @@ class _Rules:
         return f"slo:sli_error:ratio_rate{window}{self._filter}"
 
     def _record(self, name: str, expr: str, **labels: str) -> Rule:
-        return {"record": name, "expr": expr, "labels": self._labels | labels}
+        return {"record": name, "expr": expr.replace(SHORTEST, self._shortest), "labels": self._labels | labels}
 
     def _sli(self) -> Iterator[Rule]:
         indicator, period = self._slo.indicator, self._period
@@ -162,6 +162,7 @@ class _Rules:
         said = self._slo.description.replace("{{", '{{"{{"}}')    # annotations are templates, a description is not
         notes = {"summary": summary} | ({"description": said} if said else {})
         notes["runbook_url"] = f"{self._runbook}#{name.lower()}"
+        expr = expr.replace(SHORTEST, self._shortest)
         return {"alert": name, "expr": expr, "labels": self._labels | labels, "annotations": notes}
 
     def _whose(self) -> str:

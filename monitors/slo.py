@@ -1,6 +1,7 @@
 """What an objective is: an indicator in PromQL, the share of it that must be good, and what follows when it is not.
 
-Queries carry `{{.window}}` where the length of the window belongs, as in Sloth's files.
+Queries carry `{{.window}}` where the length of the window belongs, as in Sloth's files, and `{{.shortest}}` where that
+of the shortest window does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from enum import StrEnum
 from adapters.errors import ConfigError
 from monitors.burnrate import TABLES, Alerting, Policy, alerting, parse
 
-WINDOW = "{{.window}}"
+WINDOW, SHORTEST = "{{.window}}", "{{.shortest}}"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")     # RFC 1123, as OpenSLO's names
 NEVER = "never"
 NO_DATA = ("1h", "6h", "1d", "3d", NEVER)                     # windows that are recorded anyway

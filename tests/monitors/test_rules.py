@@ -31,6 +31,7 @@ SLOS = (
     of(Sli.AVAILABILITY, 0.995, action=Action.ROLLBACK, description="Answers come, {{whole}}."),
     of(Sli.SATISFACTION, 0.8, policy=Policy.SCALE, period="7d", no_data="1d"),
     of(Sli.DIVERGENCE, 0.99, action=Action.TICKET),
+    Slo("candidate", indicator(Sli.AVAILABILITY, Scope("support", candidate=True)), 0.98, no_data="never"),
     of(Sli.DIVERGENCE, 0.8, name="gap", source=Source.SCORES, policy=Policy.DETECTORS, period="28d", no_data="never"),
 )
 EVERY = (

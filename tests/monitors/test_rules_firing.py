@@ -145,6 +145,22 @@ def test_a_candidate_with_little_traffic_is_seen_by_its_own_objective(tmp_path):
     judge(tmp_path, [own, route], series, fires(BURNING, "5h8m"), fires(BURNING, "5h25m", "own"))
 
 
+def test_a_candidate_is_not_blamed_for_the_one_before_it(tmp_path):
+    """The hour is full of the first one's failures when the second has a few; what it goes on doing counts."""
+    second = "support@2"
+    series = {
+        requests(arm="candidate"): phases((100, 5 * HOUR), (0, HOUR)),
+        requests("error", 502, "candidate"): phases((0, 5 * HOUR), (100, 20), (0, 40)),
+        requests(arm="candidate").replace("support@1", second): phases((0, 324), (2, 36)),
+        requests("error", 502, "candidate").replace("support@1", second): phases((0, 326), (2, 4), (0, 6), (20, 24)),
+    }
+    own = slo(candidate=True, objective=0.98, no_data="never", name="own")
+    either = 'rate(understudy_requests_total{arm="candidate"%s}[{{.window}}])'
+    naive = Slo("naive", custom(either % "", bad=either % ',outcome="error"'), 0.98, no_data="never")
+    expected = [fires(BURNING, "5h30m", "naive"), fires(BURNING, "5h58m", "own", "naive")]
+    judge(tmp_path, [own, naive], series, *expected)
+
+
 @pytest.mark.parametrize("le", ["2", "2.0"])
 def test_slow_first_tokens(tmp_path, le):
     """Prometheus 3 writes bounds as 2.0, older ones as they are scraped. 95 % are slow: 72 % of the hour in 45 min."""
