@@ -33,9 +33,9 @@ def board(what: Board, panels: Mapping[str, list[Line]], marks: Mapping[str, lis
     places, height = _places(what)
     figure = Figure(figsize=(14, height * 0.33), dpi=72, layout=None)
     FigureCanvasAgg(figure)
-    edge = 0.5 / (height * 0.33)
-    figure.suptitle(what.title, x=0.03, y=1 - edge / 2, ha="left", va="center", fontsize=13, weight="bold")
-    grid = figure.add_gridspec(height, 24, left=0.03, right=0.99, top=1 - edge, bottom=edge / 2, hspace=0.9, wspace=2.2)
+    rim = 0.5 / (height * 0.33)
+    figure.suptitle(what.title, x=0.03, y=1 - rim / 2, ha="left", va="center", fontsize=13, weight="bold")
+    grid = figure.add_gridspec(height, 24, left=0.03, right=0.99, top=1 - rim, bottom=rim / 2, hspace=0.9, wspace=2.2)
     for title, top in places[None]:
         axes = figure.add_subplot(grid[top : top + 1, :])
         axes.axis("off")
