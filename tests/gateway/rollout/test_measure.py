@@ -11,8 +11,9 @@ from adapters.evidence_store import EvidenceStore
 from adapters.evidence_sums import EvidenceSums
 from adapters.rollouts import Phase
 from gateway.rollout.measure import means, measure, rules, segment_of
+from gateway.rollout.plan import default_plan
 from monitors.analysis import Verdict, judge
-from tests.support.records import STABLE, Records
+from tests.support.records import CANDIDATE, STABLE, Records
 from tests.support.traffic import quick_plan
 
 MEASURED = [
@@ -89,6 +90,38 @@ def test_each_phase_has_its_rules(records: Records):
     assert rules(mirrored).shadow and rules(mirrored).min_pairs == 7
 
 
+def without_covariates(found):
+    plain = {n: tuple(replace(s, x=None, xx=None, xm=None, xd=None) for s in both) for n, both in found.metrics.items()}
+    return replace(found, metrics=plain)
+
+
+@pytest.mark.parametrize("gone", [0.0, 0.5], ids=["all-return", "half-are-new"])
+def test_the_shipped_plan_uses_what_users_said_before(database, gone):
+    """Satisfaction, its primary metric: users who always rate high, or always low, tell less about the versions."""
+    plan = default_plan(("responses", "feedback"))
+    records, draw = Records(database, plan, weight=0.5, step=4), random.Random(8)
+    arms_of = [records.assignment(a, 0.5, step=4, version=v) for a, v in (("candidate", CANDIDATE), ("stable", STABLE))]
+    outside = records.assignment("stable", 1.0, rollout=0, step=0, version=STABLE)
+    for unit in range(360):
+        taste = draw.random()
+        if draw.random() >= gone:
+            records.say(outside, unit, taste, at=500.0)
+        records.say(arms_of[unit % 2], unit, min(1.0, max(0.0, taste + draw.gauss(0.0, 0.05))))
+    arms = EvidenceStore(database).arms(records.rollout.id)
+    found = measure(EvidenceSums(database), records.course(credited=1e5), arms, {})
+
+    def interval(measured) -> tuple[float, float]:
+        findings = judge(plan.judge_spec(3), measured).findings
+        satisfaction = next(f for f in findings if f.metric == "satisfaction")
+        assert satisfaction.test == "sequential"
+        return satisfaction.lower, satisfaction.upper
+
+    (low, high), (plain_low, plain_high) = interval(found), interval(without_covariates(found))
+    print(f"width {high - low:.4f} instead of {plain_high - plain_low:.4f}")  # shown by pytest -rP
+    assert high - low < (0.8 if gone else 0.4) * (plain_high - plain_low)
+    assert low < 0.0 < high
+
+
 def test_the_covariate_of_returning_users_makes_the_interval_narrower(records: Records):
     """Users who differ much from each other and little from themselves: CUPED takes most of that away."""
     draw = random.Random(7)
@@ -103,11 +136,10 @@ def test_the_covariate_of_returning_users_makes_the_interval_narrower(records: R
     course = replace(records.course(credited=60.0), plan=plan)
     arms = EvidenceStore(records.database).arms(records.rollout.id)
     with_x = measure(EvidenceSums(records.database), course, arms, {})
-    plain = {n: tuple(replace(s, x=None, xx=None, xm=None, xd=None) for s in both) for n, both in with_x.metrics.items()}
 
     def width(found) -> float:
         finding = next(f for f in judge(plan.judge_spec(0), found).findings if f.metric == "reward")
         assert finding.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE)
         return finding.upper - finding.lower
 
-    assert width(with_x) < 0.5 * width(replace(with_x, metrics=plain))
+    assert width(with_x) < 0.5 * width(without_covariates(with_x))

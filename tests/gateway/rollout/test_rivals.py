@@ -20,6 +20,7 @@ from gateway.rollout.listing import as_json
 from gateway.rollout.operations import promote, roll_back, set_weight, start
 from gateway.rollout.rivals import Judged, combined, conclude
 from monitors.analysis import Analysis, Measurements, Verdict
+from tests.gateway.rollout.test_crashes import Crash, Killed
 from tests.support.records import Records
 from tests.support.rolling import kinds, pass_time, until
 from tests.support.traffic import Traffic, begin, clear, quick_plan
@@ -151,6 +152,29 @@ async def test_the_shadow_shows_harm_of_one(world: World, traffic: Traffic):
     assert list(world.rollouts.get(rollout.id).state["dropped"]) == [three[1]]
     stored = [row.arm for row in world.evidence.arms(rollout.id).values()]
     assert stored.count(SHADOW) == 3
+
+
+@pytest.mark.parametrize(("number", "after"), [(1, True), (2, False), (2, True)])
+async def test_killed_while_one_is_dropped(world: World, traffic: Traffic, number, after):
+    """Its bad events are written first; then it is dropped, quarantined and off the snapshot in one transaction."""
+    controller, _stable, (bad, fair, good), rollout = await rolling(world)
+    await until(world, controller, Phase.RAMP)
+    crash = Crash(world, number, after)
+    asks(traffic, [bad])()
+    with pytest.raises(Killed):
+        await controller.look()
+    world.clock.now += 7.0      # the lease runs out
+    row = world.rollouts.get(rollout.id)
+    done = (number, after) == (2, True)
+    assert (bad in row.state["dropped"], any(arm.version == bad for arm in world.published().arms)) == (done, not done)
+    second = await world.controller("two")
+    await pass_time(world, second, 4)
+    assert crash.calls[:2] == ["evidence.add_bad_events", "fleet.publish"]
+    happened = kinds(world, rollout.id)
+    assert happened[:3] == ["started", "moved", "dropped"] and happened.count("dropped") == 1
+    assert world.registry.get(bad).stage is Stage.QUARANTINED
+    assert {arm.version for arm in world.published().arms if arm.arm == CANDIDATE} == {fair, good}
+    assert len(list((world.settings.data_dir / "incidents").glob("*.md"))) == 1
 
 
 async def test_operators_name_the_candidate(world: World):
