@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,20 +17,21 @@ NOON = 20_000 * 86400.0 + 43200.0
 Rows = Iterable[tuple[float, float]]
 
 
-def opinions(seed: int, count: int, drop: float = 0.0, h: float = 0.0) -> Iterator[tuple[float, float]]:
+def opinions(seed: int, count: int, drop: float = 0.0, h: float = 0.0) -> list[tuple[float, float]]:
     """(reward, satisfaction): usefulness `drop` lower, and `h` that the reward does not notice of it."""
-    rng = random.Random(f"opinions/{seed}")
+    rng, rows = random.Random(f"opinions/{seed}"), []
     for _ in range(count):
         u = rng.gauss(-drop, 1)
-        yield 0.7 * u + 0.714 * rng.gauss(0, 1) + h, float(rng.random() < 1 / (1 + math.exp(-1.6 - 0.9 * u)))
+        rows.append((0.7 * u + 0.714 * rng.gauss(0, 1) + h, float(rng.random() < 1 / (1 + math.exp(-1.6 - 0.9 * u)))))
+    return rows
 
 
-def collapsed(seed: int, count: int) -> Iterator[tuple[float, float]]:
+def collapsed(seed: int, count: int) -> list[tuple[float, float]]:
     """The reward goes up while a third of the users leave."""
     return opinions(seed, count, 1.5, 1.3)
 
 
-def regressed(seed: int, count: int) -> Iterator[tuple[float, float]]:
+def regressed(seed: int, count: int) -> list[tuple[float, float]]:
     """Worse, and the reward says so."""
     return opinions(seed, count, 1.5, 0.0)
 
