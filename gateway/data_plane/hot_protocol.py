@@ -77,9 +77,13 @@ class HotCycle:
 
     def write(self, data: bytes) -> None:
         """See Downstream."""
-        if data and not self.disconnected:
+        if not data or self.disconnected:
+            return
+        if self._chunked:
+            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
             head, self._head = self._head, b""
-            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else head + data)
+            self._protocol.transport.write(head + data)
 
     def finish(self) -> None:
         """See Downstream."""
