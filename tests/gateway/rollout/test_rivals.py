@@ -169,7 +169,7 @@ async def test_killed_while_one_is_dropped(world: World, traffic: Traffic, numbe
     assert (bad in row.state["dropped"], any(arm.version == bad for arm in world.published().arms)) == (done, not done)
     second = await world.controller("two")
     await pass_time(world, second, 4)
-    assert crash.calls[:2] == ["evidence.add_bad_events", "fleet.publish"]
+    assert crash.calls[0] == "evidence.add_bad_events" and "fleet.publish" in crash.calls
     happened = kinds(world, rollout.id)
     assert happened[:3] == ["started", "moved", "dropped"] and happened.count("dropped") == 1
     assert world.registry.get(bad).stage is Stage.QUARANTINED
