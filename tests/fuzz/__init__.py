@@ -1,0 +1,1 @@
+"""Seeded fuzzers for the parsers of both sides: `python -m tests.fuzz`."""
