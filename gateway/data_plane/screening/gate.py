@@ -153,7 +153,10 @@ class Gate:
             self._settle()
 
     def blocked(self, tokens: int, status: int = 200) -> Usage:
-        """Nothing more may leave: the engine stops. What is to be reported as usage; `tokens`: what was written."""
+        """Nothing more may leave: the engine stops. What is to be reported as usage; `tokens`: what was written.
+
+        `status`: for the account; 503 for want of a verdict, also where the client has had a 200 before.
+        """
         self.questions.drop_answers()
         self._reckoning.instead(Outcome.BLOCKED, status)
         self._stop_relay()

@@ -219,7 +219,7 @@ class StreamBody:
         gone = self._gone | {index for entry in kept for index in entry.heard.ends}
         self._queue = deque(kept)
         self._cut = self._ended = True
-        usage = self._gate.blocked(self.tokens)
+        usage = self._gate.blocked(self.tokens, 503 if ruling.away else 200)
         end = sse_error(unscreened_error(), self._name) if ruling.away else self._outline.refuse_all(gone, usage)
         self._put(Entry(end, Heard()))
         self._held = sum(len(entry.data) for entry in self._queue)

@@ -55,7 +55,7 @@ class WholeBody:
             return
         body, headers, status = b"".join(self._pieces), self._gate.head, 200
         if self._away:
-            self._gate.blocked(0)
+            self._gate.blocked(0, 503)
             status, error_headers, body = render(unscreened_error())
             headers = _replaced(headers, error_headers)
         elif self._blocked:

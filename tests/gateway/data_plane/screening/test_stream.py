@@ -133,7 +133,8 @@ def test_without_a_guard_a_stream_ends_with_an_error_and_no_end_marker() -> None
     screened.answer(AWAY)
     (error,) = events(screened.out)
     assert error["error"]["code"] == "screening_unavailable" and screened.finished
-    assert screened.accounts[0].outcome is Outcome.BLOCKED and screened.accounts[0].flags & Flag.UNSCREENED
+    (done,) = screened.accounts
+    assert (done.outcome, done.status) == (Outcome.BLOCKED, 503) and done.flags & Flag.UNSCREENED
 
 
 @pytest.mark.parametrize("prompt", [SAFE, UNSAFE, AWAY], ids=["safe", "unsafe", "away"])
