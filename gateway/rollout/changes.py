@@ -67,7 +67,8 @@ def _move(connection: Connection, change: Change) -> Rollout:
 def _drop(connection: Connection, change: Change) -> Rollout:
     """One candidate of several is quarantined; nothing changes for the others."""
     action, version = change.action, change.action.candidate
-    why = {"reason": action.reason, "cause": action.cause, "at": change.now, "by": action.actor}
+    reason = action.reason.removeprefix(f"{version}: ")
+    why = {"reason": reason, "cause": action.cause, "at": change.now, "by": action.actor}
     memory = replace(change.memory, dropped={**change.memory.dropped, version: why}, hold=action.hold)
     if memory.wanted_version == version:
         memory = replace(memory, wanted="", wanted_version="")

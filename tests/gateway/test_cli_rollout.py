@@ -125,6 +125,32 @@ def test_status(cli, ramping, store):
     assert "does not exist" in failed(cli("rollout", "status", "none"))
 
 
+def test_several_candidates(cli, cleared, store, cli_database, cli_config):
+    first, second = cleared
+    with cli_database.begin() as connection:
+        record_gate(connection, second, GateVerdict.PASSED, actor="test")
+    assert "is named twice" in failed(cli("rollout", "start", "support", first, second, first))
+    body = json.loads(good(cli("rollout", "start", "support", first, second, "--json")))
+    assert [(c["version"], c["state"], c["share"]) for c in body["candidates"]] == [(first, "open", 0.0), (second, "open", 0.0)]
+    moved = store.change(store.open_on("support"), RolloutEvent("moved", "x"), phase=Phase.RAMP.value, step=2, weight=0.5)
+    assert "name the version" in failed(cli("rollout", "promote", "support"))
+    assert "is no candidate" in failed(cli("rollout", "rollback", "support", "--version", "support@999999999999"))
+    result = cli("rollout", "rollback", "support", "--version", first, "--reason", "too terse")
+    assert result.exit_code == 0 and f"{first}: too terse" in result.stderr and store.open_on("support").id == moved.id
+    shown = good(cli("rollout", "status", "support"))
+    for text in (f"({first}), {second} against", "dropped: too terse", "25.0%", "50.0%", "ramp 2/4"):
+        assert text in shown, shown
+    assert f"({first}), {second}" in good(cli("rollout", "status"))
+    assert "dropped" in good(cli("rollout", "history")) and "promotion asked for" not in good(cli("rollout", "history"))
+    good(cli("rollout", "promote", "support", "--version", second))
+    assert f"promotion asked for of {second}" in good(cli("rollout", "history"))
+    line = failed(cli("adapter", "archive", second))
+    assert "is in rollout 1" in line
+    good(cli("rollout", "rollback", "support"))
+    stages = {v["version"]: v["stage"] for v in json.loads(good(cli("adapter", "list", "--json")))}
+    assert stages == {first: "quarantined", second: "quarantined"}
+
+
 def test_watch_follows_it_to_its_end(cli, ramping, store, monkeypatch):
     monkeypatch.setattr(cli_rollout_view, "REFRESH", 0.02)
     from gateway.rollout.operations import roll_back

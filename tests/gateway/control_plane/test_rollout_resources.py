@@ -109,6 +109,37 @@ async def test_steering(api: Api):
     assert api.world.published().arms[0].version == api.stable
 
 
+async def test_several_candidates(api: Api):
+    second = api.world.push(seed=3)
+    clear(api.world, second)
+    clear(api.world, api.candidate)
+    both = {"version": "", "candidates": [api.candidate, second]}
+    for wrong, status, words in (
+        ({"version": api.candidate, "candidates": [second]}, 400, "either a version, or candidates"),
+        ({"version": ""}, 400, "either a version, or candidates"),
+        ({"version": "", "candidates": [second, second]}, 400, "named twice"),
+        ({"version": "", "candidates": [f"r@{n:012x}" for n in range(9)]}, 400, "at most 8"),
+        ({"version": "", "candidates": [api.candidate, "r@999999999999"]}, 404, "does not exist"),
+    ):  # fmt: skip
+        body = {"route": "r", "plan": to_json(quick_plan()), **wrong}
+        assert words in refused(await api("POST", "/rollouts", body), status)
+    number = (await api.start(**both))["id"]
+    await until(api.world, api.controller, Phase.RAMP)
+
+    async def steer(**change) -> httpx.Response:
+        generation = api.world.rollouts.get(number).generation
+        return await api("PATCH", f"/rollouts/{number}", {"generation": generation, **change})
+
+    assert "name the version" in refused(await steer(action="promote"), 400)
+    assert "promote and rollback only" in refused(await steer(action="pause", version=second), 400)
+    changed = (await steer(action="rollback", version=api.candidate, reason="no")).json()
+    assert changed["phase"] == "ramp" and [c["state"] for c in changed["candidates"]] == ["dropped", "open"]
+    assert "is no candidate" in refused(await steer(action="rollback", version=api.candidate), 409)
+    assert (await steer(action="promote", version=second)).status_code == 200
+    await until(api.world, api.controller, Phase.PROMOTED)
+    assert api.world.route().version == second
+
+
 async def test_an_ended_rollout_cannot_be_steered_through_its_successor(api: Api):
     first = await api.start()
     await until(api.world, api.controller, Phase.RAMP)
