@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from adapters.errors import Conflict
 from adapters.evidence_store import EvidenceStore
 from adapters.rollout_store import RolloutStore
 from adapters.rollouts import Phase, Rollout, RolloutEvent
@@ -92,7 +93,11 @@ class Aftercare:
         known = (memory.seen.get("collapse") or {}).get("kind")
         course = replace(watched.course, memory=replace(memory, seen=seen))
         watched.course = course
-        await asyncio.to_thread(self._rollouts.remember, course.rollout, course.memory.to_state())
+        try:
+            await asyncio.to_thread(self._rollouts.remember, course.rollout, course.memory.to_state())
+        except Conflict as overtaken:  # the next look sees what an operator did
+            log.info("%s", overtaken)
+            return
         if verdict.holds and known != verdict.kind.value:
             event = RolloutEvent("warned", verdict.reason, numbers=verdict.to_json())
             await asyncio.to_thread(self._rollouts.note, rollout, event, now)

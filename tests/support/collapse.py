@@ -43,6 +43,7 @@ class Feed:
     database: Database
     at: float = NOON
     metric: str = "exact"
+    repetition: float = 0.1
     numbers: Any = field(default_factory=lambda: itertools.count(1))
     users: Any = field(default_factory=lambda: itertools.count(10**6))
 
@@ -74,7 +75,7 @@ class Feed:
 
     def grade(self, common: list[dict[str, Any]], rewards: list[float]) -> None:
         """Scores of answers, and two statistics of their texts."""
-        metrics = {self.metric: rewards, "text.tokens": [9.0] * len(rewards), "text.repetition": [0.1] * len(rewards)}
+        metrics = {self.metric: rewards, "text.tokens": [9.0] * len(rewards), "text.repetition": [self.repetition] * len(rewards)}
         self._insert(tables.scores, [
             {**row, "metric": name, "value": value}
             for place, row in enumerate(common) for name, value in ((n, v[place]) for n, v in metrics.items())

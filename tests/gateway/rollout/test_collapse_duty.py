@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from adapters.database import Database
+from adapters.errors import Conflict
 from adapters.rollouts import Phase
 from adapters.types import Stage
 from gateway.collapse_settings import CollapseSettings
@@ -93,6 +94,29 @@ async def test_a_promoted_version_that_is_as_good_stays(world, feed):
     row = world.rollouts.newest()[0]
     assert row.phase is Phase.PROMOTED and world.route().version == candidate
     assert as_json(row)["collapse"]["kind"] == "ok" and as_json(row)["collapse"]["numbers"]["feedbacks"] == 600
+
+
+async def test_an_operator_at_the_same_moment_is_not_taken_for_another_leader(world, feed, monkeypatch):
+    controller, _, _, _ = await promoted(world, feed)
+    feed.give(arm(world, "stable"), opinions(4, 300))
+
+    def overtaken(*args, **more):
+        raise Conflict("rollout 1 of route r changed meanwhile")
+
+    monkeypatch.setattr(world.stores.rollouts, "remember", overtaken)
+    await pass_time(world, controller, 5)               # nothing is raised: the next look sees what they did
+    assert controller.leads and world.rollouts.newest()[0].phase is Phase.PROMOTED
+
+
+async def test_a_promoted_version_whose_texts_degenerate_is_warned_of_once(world, feed):
+    controller, _, candidate, rollout = await promoted(world, feed)
+    feed.repetition = 0.9                               # of 0.1 before; users and reward are as before
+    feed.give(arm(world, "stable"), opinions(5, 400))
+    await pass_time(world, controller, 8)
+    row = world.rollouts.newest()[0]
+    assert row.phase is Phase.PROMOTED and row.state["seen"]["collapse"]["kind"] == "freeze"
+    assert kinds(world, rollout.id).count("warned") == 1 and world.route().version == candidate
+    assert "repetition (ln e" in world.rollouts.events(rollout.id)[-1].reason
 
 
 async def test_in_the_ramp_the_live_control_decides(world, feed):
