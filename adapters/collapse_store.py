@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, func, not_, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, not_, select, update
 
 from adapters import tables
 from adapters.database import Database, insert_new
@@ -20,6 +20,7 @@ from adapters.errors import Conflict
 MOST_PAIRS = 1000              # feedbacks looked at per reading: what is left comes with the next
 DAY = 86400.0                  # seconds
 OVERLAP = 1000                 # ids: records come in nearly, not exactly, the order of their times
+DEPARTURES = ("regenerate", "edit", "abandon")  # kinds of feedback that nobody says: people do so
 _TEXT = "text."                # what scores that are no grader's begin with
 
 _F, _S, _R, _A, _C = (
@@ -74,6 +75,14 @@ class StoredDetector:
     state: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     updated_at: float = 0.0
+
+
+class Counts(NamedTuple):
+    """How many answers were given, how many feedbacks to them, and how many of those are departures."""
+
+    answers: int = 0
+    feedbacks: int = 0
+    departures: int = 0
 
 
 class CollapseStore:
@@ -165,23 +174,28 @@ class CollapseStore:
         found = [pair for pair in self._scored(rows[::-1]) if wanted.reward(pair.scores) is not None]
         return _once_a_day(found, set())[-count:]
 
-    def counts(self, arms: Collection[int], answers: tuple[int, int], words: tuple[int, int]) -> tuple[int, int]:
-        """(answers, feedbacks) of these arms with ids above the first and up to the second."""
+    def counts(self, arms: Collection[int], answers: tuple[int, int], words: tuple[int, int]) -> Counts:
+        """Of these arms with ids above the first and up to the second."""
         mine = list(arms)
-        given = select(func.count()).where(
-            _R.id > answers[0], _R.id <= answers[1], (_R.assignment + 0).in_(mine), _R.status < 400
+        return self._counts(
+            and_(_R.id > answers[0], _R.id <= answers[1], (_R.assignment + 0).in_(mine)),
+            and_(_F.id > words[0], _F.id <= words[1], (_F.assignment + 0).in_(mine)),
         )
-        said = select(func.count()).where(_F.id > words[0], _F.id <= words[1], (_F.assignment + 0).in_(mine))
-        with self._database.read() as connection:
-            return connection.execute(given).scalar_one(), connection.execute(said).scalar_one()
 
-    def counts_between(self, arms: Collection[int], since: float, until: float) -> tuple[int, int]:
-        """(answers, feedbacks) of these arms in a time, seconds since the epoch."""
+    def counts_between(self, arms: Collection[int], since: float, until: float) -> Counts:
+        """Of these arms in a time, seconds since the epoch."""
         mine = list(arms)
-        given = select(func.count()).where(_R.assignment.in_(mine), _R.at >= since, _R.at <= until, _R.status < 400)
-        said = select(func.count()).where(_F.assignment.in_(mine), _F.at >= since, _F.at <= until)
+        return self._counts(
+            and_(_R.assignment.in_(mine), _R.at >= since, _R.at <= until),
+            and_(_F.assignment.in_(mine), _F.at >= since, _F.at <= until),
+        )
+
+    def _counts(self, answers: ColumnElement[bool], words: ColumnElement[bool]) -> Counts:
+        given = select(func.count()).where(answers, _R.status < 400)
+        left = func.sum(case((_F.kind.in_(DEPARTURES), 1), else_=0))
         with self._database.read() as connection:
-            return connection.execute(given).scalar_one(), connection.execute(said).scalar_one()
+            said, gone = connection.execute(select(func.count(), left).where(words)).one()
+            return Counts(connection.execute(given).scalar_one(), said, int(gone or 0))
 
     def _scored(self, rows: Sequence[Any]) -> list[Pair]:
         """Rows of feedback with all scores of their answers."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from adapters.collapse_store import CollapseStore, Pair, StoredDetector, Wanted
+from adapters.collapse_store import CollapseStore, Counts, Pair, StoredDetector, Wanted
 from adapters.errors import Conflict
 from gateway.collapse_settings import CollapseSettings
 from gateway.rollout.collapse_baseline import fitted, signals_of
@@ -133,7 +133,7 @@ class CollapseWatch:
         if words >= until.words:       # a reading that goes on is counted when it has caught up
             since, answers, counted = counted, until.answers, words
             for arms, is_control in ((mine, False), (control, True)):
-                traffic = self._store.counts(arms, (stored.answers, answers), (since, words)) if arms else (0, 0)
+                traffic = self._store.counts(arms, (stored.answers, answers), (since, words)) if arms else Counts()
                 noticed |= any(traffic)
                 detector.traffic(*traffic, control=is_control)
         if pairs or noticed or self._monotonic() - self._saved_at >= SAVE_EVERY:

@@ -20,13 +20,15 @@ def fitted(
     kept = [(reward, pair) for pair in pairs if (reward := wanted.reward(pair.scores)) is not None]
     texts = [signals_of(pair.scores) for _, pair in kept]
     names = sorted({name for text in texts for name in text})
-    rate = None
+    rate = departures = None
     if pairs:
-        answers, feedbacks = store.counts_between(arms, pairs[0].at, pairs[-1].at)
-        rate = feedbacks / answers if answers and feedbacks else None
+        found = store.counts_between(arms, pairs[0].at, pairs[-1].at)
+        if found.answers and found.feedbacks:
+            rate, departures = found.feedbacks / found.answers, found.departures / found.answers
     return fit(
         [reward for reward, _ in kept], [pair.satisfaction for _, pair in kept],
         signals={name: [text.get(name) for text in texts] for name in names}, rate=rate,
+        departures=departures,
         method=settings.method, minimum=settings.baseline,
     )  # fmt: skip
 

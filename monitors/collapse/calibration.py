@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,8 +57,11 @@ class Calibration:
     lowest: float                      # rewards beyond what the baseline has seen are taken for its ends
     highest: float
     fisher_z: float                    # atanh of the correlation of reward and satisfaction
+    tax_error: float                   # standard errors of the baseline's means: of q − s …
+    satisfaction_error: float          # … and of satisfaction
     signals: Mapping[str, Reference] = field(default_factory=dict)
     rate: float | None = None          # feedbacks per answer; None: not known
+    departures: float | None = None    # answers that were regenerated, edited, abandoned, per answer; None: not known
 
     def predict(self, reward: float) -> float:
         """q = P(satisfied | reward). Raises ValueError for a reward that is not finite."""
@@ -98,14 +101,16 @@ def fit(
     *,
     signals: Mapping[str, Sequence[float | None]] | None = None,
     rate: float | None = None,
+    departures: float | None = None,
     method: Method = "platt",
     minimum: int = MINIMUM,
 ) -> Calibration:
     """Calibrate on a baseline: rewards and satisfactions of the same answers, shape (N,), N ≥ `minimum`.
 
-    `signals`: name → N values (None where an answer has none), see corroborators.SIGNALS; `rate`: feedbacks per
-    answer. Raises InsufficientData for fewer than `minimum` feedbacks, a constant reward or constant satisfaction;
-    ValueError for values that are not finite or not in range.
+    `signals`: name → N values (None where an answer has none), see corroborators.SIGNALS; `rate`, `departures`:
+    feedbacks, and answers that were regenerated, edited or abandoned, per answer. Raises InsufficientData for fewer
+    than `minimum` feedbacks, a constant reward or constant satisfaction; ValueError for values that are not finite or
+    not in range.
     """
     r, s = np.asarray(rewards, dtype=np.float64), np.asarray(satisfactions, dtype=np.float64)
     if r.shape != s.shape or r.ndim != 1:
@@ -121,10 +126,12 @@ def fit(
     mean = float(r.mean())
     curve = _platt((r - mean) / sd, s) if method == "platt" else _isotonic(r, s)
     correlation = float(np.clip(np.corrcoef(r, s)[0, 1], -0.999, 0.999))
-    return Calibration(
+    found = Calibration(
         method, curve, len(r), float(s.mean()), mean, sd, float(r.min()), float(r.max()), math.atanh(correlation),
-        _references(signals or {}), rate,
+        0.0, float(s.std() / math.sqrt(len(s))), _references(signals or {}), rate, departures,
     )  # fmt: skip
+    taxes = np.array([found.predict(reward) for reward in r.tolist()]) - s
+    return replace(found, tax_error=float(taxes.std() / math.sqrt(len(s))))
 
 
 def _platt(z: Floats, s: Floats) -> tuple[tuple[float, float], ...]:

@@ -18,6 +18,7 @@ from monitors.stats.changepoint import ShiryaevRoberts
 SIGNALS = ("tokens", "bytes_per_token", "duplicate_4gram", "compression_ratio", "repetition")
 TOLERATED = 0.56       # mean rank: a shift of a fifth of a standard deviation is nobody's business
 BETS = (0.25, 0.5, 1.0, 1.6)
+FEW = 10               # departures that a block should have
 BLOCK = 50             # feedbacks of one look at correlation and rate
 _UP = ("duplicate_4gram", "compression_ratio", "repetition")
 _OVERDISPERSION = 2.0  # variance of counts of feedback, in that of a binomial: people come in bursts
@@ -32,9 +33,11 @@ class Corroborators:
         if {"tokens", "bytes_per_token"} <= set(calibration.signals):
             parts += ["longer", "thinner"]
         parts += ["correlation", *(["rate"] if calibration.rate else [])]
+        parts += ["departures"] if calibration.departures is not None else []
         self._detectors = {name: ShiryaevRoberts(TOLERATED, BETS, threshold) for name in parts}
         self._pairs = [0.0] * 6        # n, Σr, Σs, Σr², Σs², Σrs of the block
         self._traffic = [0, 0]         # answers, feedbacks of the block
+        self._departures = [0, 0]      # answers, departures of the block
         self._mean: float | None = 0.0  # `value`, until something is observed
 
     @property
@@ -82,8 +85,9 @@ class Corroborators:
             error = math.sqrt(1.0 / (BLOCK - 3) + 1.0 / max(self._calibration.n - 3, 1))
             self._observe("correlation", _phi((self._calibration.fisher_z - z) / error))
 
-    def traffic(self, answers: int, feedbacks: int) -> None:
-        """So many more answers, and so many feedbacks: a rate that moves in either direction is a sign."""
+    def traffic(self, answers: int, feedbacks: int, departures: int = 0) -> None:
+        """So many more answers, feedbacks and departures: a rate of speaking that moves, or people who turn away."""
+        self._left(answers, departures)
         if "rate" not in self._detectors:
             return
         self._traffic = [self._traffic[0] + answers, self._traffic[1] + feedbacks]
@@ -95,10 +99,23 @@ class Corroborators:
         z = (feedbacks - expected) / math.sqrt(_OVERDISPERSION * max(expected, 1.0))
         self._observe("rate", abs(2.0 * _phi(z) - 1.0))
 
+    def _left(self, answers: int, departures: int) -> None:
+        """Blocks of a hundred answers or more, by the normal approximation; a rate of 0 is taken for one in a block."""
+        if "departures" not in self._detectors:
+            return
+        self._departures = [self._departures[0] + answers, self._departures[1] + departures]
+        answers, departures = self._departures
+        expected = max(answers * (self._calibration.departures or 0.0), 1.0)
+        if answers < 2 * BLOCK or (expected < FEW and departures < 2 * FEW):
+            return
+        self._departures = [0, 0]
+        self._observe("departures", _phi((departures - expected) / math.sqrt(_OVERDISPERSION * expected)))
+
     def state(self) -> dict[str, Any]:
         """What to remember."""
         statistics = {name: list(detector.statistics) for name, detector in self._detectors.items()}
-        return {"statistics": statistics, "pairs": list(self._pairs), "traffic": list(self._traffic)}
+        return {"statistics": statistics, "pairs": list(self._pairs), "traffic": list(self._traffic),
+                "departures": list(self._departures)}  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """From what `state` said."""
@@ -106,6 +123,7 @@ class Corroborators:
             if name in self._detectors:
                 self._detectors[name].statistics = list(values)
         self._pairs, self._traffic = list(state["pairs"]), list(state["traffic"])
+        self._departures = list(state["departures"])
         self._mean = None
 
 

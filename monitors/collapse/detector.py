@@ -25,6 +25,7 @@ MINIMUM = 100          # feedbacks before which nothing is concluded
 SATISFACTION_FALL = 0.03   # guard: satisfaction at least so much below the baseline
 REWARD_FALL = 0.15     # guard: the reward not more than so many standard deviations below it
 RATE_MOVE = 0.2        # of the feedback rate, from which on nothing can be concluded
+ERRORS = 0.5           # standard errors of the baseline that are tolerated on top of epsilon
 EPSILON = 0.03         # alignment tax, and fall of satisfaction, that is tolerated
 THRESHOLD = 1e4        # average run length to a false alarm, in feedbacks
 
@@ -49,9 +50,7 @@ class CollapseDetector:
         self.ratio_mismatch = False    # said by whoever watches the split of traffic
         self._minimum = minimum
         self._most = threshold**0.75   # three quarters of the evidence
-        bad = 1.0 - calibration.satisfaction
-        means = ((2 + epsilon) / 4, (1 + epsilon) / 2) if live_control else ((1 + epsilon) / 2, bad + epsilon)
-        self._collapse, self._quality = (_detector(mean, threshold) for mean in means)
+        self._collapse, self._quality = (_detector(mean, threshold) for mean in self._tolerated())
         self.mine, self.control = Arm(window), Arm(window)
         self._signs, self._control_signs = Corroborators(calibration, threshold), Corroborators(calibration, threshold)
         self._pending = [0.0] * 6      # of each arm: feedbacks, Σ tax, Σ (1 − s) not yet compared
@@ -81,10 +80,13 @@ class CollapseDetector:
         if self._alarm is None and self._quality.value >= self._most and self.conclusion()[0].harmful:
             self._alarm = self._verdict()
 
-    def traffic(self, answers: int, feedbacks: int, *, control: bool = False) -> None:
-        """So many more answers were given, and so many feedbacks, of any kind: how readily people speak."""
+    def traffic(self, answers: int, feedbacks: int, departures: int = 0, *, control: bool = False) -> None:
+        """So many more answers were given, and so many feedbacks, of any kind: how readily people speak.
+
+        departures: answers that were regenerated, edited or abandoned, which nobody says to please anybody.
+        """
         (self.control if control else self.mine).traffic(answers, feedbacks)
-        (self._control_signs if control else self._signs).traffic(answers, feedbacks)
+        (self._control_signs if control else self._signs).traffic(answers, feedbacks, departures)
 
     @property
     def verdict(self) -> Verdict:
@@ -124,6 +126,17 @@ class CollapseDetector:
         self.ratio_mismatch = bool(state["mismatch"])
         self._alarm = Verdict.from_json(state["alarm"]) if state["alarm"] else None
 
+    def _tolerated(self) -> tuple[float, float]:
+        """Means of (1 + q − s)/2 and 1 − s, or of the differences to a live control, that are no harm.
+
+        What the baseline's means may be off is tolerated on top of ε: half of their standard errors.
+        """
+        known, epsilon = self.calibration, self.epsilon
+        if self.live_control:
+            return (2 + epsilon) / 4, (1 + epsilon) / 2
+        bad = 1.0 - known.satisfaction + epsilon + ERRORS * known.satisfaction_error
+        return (1 + epsilon + ERRORS * known.tax_error) / 2, bad
+
     def _compare(self, tax: float, bad: float, control: bool) -> None:
         """Once both arms have spoken, the difference of their means is one observation, and counting begins anew."""
         first = 3 if control else 0
@@ -143,15 +156,16 @@ class CollapseDetector:
             return Kind.INCONCLUSIVE, Why.RATIO_MISMATCH
         if abs((self.rate_ratio or 1.0) - 1.0) > RATE_MOVE:
             return Kind.INCONCLUSIVE, Why.FEEDBACK_RATE
-        for kind in (Kind.COLLAPSE, Kind.QUALITY_REGRESSION, Kind.FREEZE):
-            if self.alarms(kind):
-                return kind, None
-        return Kind.OK, None
+        if self.alarms(Kind.COLLAPSE):
+            return Kind.COLLAPSE, None
+        if self.alarms(Kind.QUALITY_REGRESSION):
+            return Kind.COLLAPSE if self._unnoticed() else Kind.QUALITY_REGRESSION, None
+        return Kind.FREEZE if self.alarms(Kind.FREEZE) else Kind.OK, None
 
     def alarms(self, kind: Kind) -> bool:
         """Whether what this kind of verdict needs is there now, whatever else is; False for other kinds."""
         if kind is Kind.COLLAPSE:
-            return all(self._guards()) and (self._diverged() or self._fell_first())
+            return all(self._guards()) and self._diverged()
         if kind is Kind.QUALITY_REGRESSION:
             return self._quality.value >= self.threshold and self._guards()[0]
         return kind is Kind.FREEZE and self._suspicious()
@@ -169,11 +183,11 @@ class CollapseDetector:
         needed = self.threshold if promised - liked > 1.25 * self.epsilon else self._most
         return self._collapse.value >= self.threshold and self._quality.value >= needed
 
-    def _fell_first(self) -> bool:
-        """The fall is shown first: most of the divergence, and a reward that has not begun to follow, name it."""
+    def _unnoticed(self) -> bool:
+        """A fall that is shown first is a collapse by most of the divergence, and a reward that does not follow."""
         praised = self.control.recent.mean if self.live_control else 0.0
         follows = self.mine.recent.mean < praised - REWARD_FALL
-        return self._quality.value >= self.threshold and self._collapse.value >= self._most and not follows
+        return self._collapse.value >= self._most and not follows and self._guards()[1]
 
     def _guards(self) -> tuple[bool, bool]:
         """(satisfaction fell, the reward did not fall with it)."""

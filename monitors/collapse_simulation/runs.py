@@ -42,7 +42,7 @@ class Summary:
     early_collapse: float              # … that called it a collapse
     collapse: float                    # labelled collapse after the change, …
     regression: float                  # … and quality regression
-    collapse_alarm: float              # the alarm of collapse, whatever came before it
+    collapse_alarm: float              # the alarm of collapse, whatever came before it; at any time if nothing is wrong
     collapse_delay: tuple[float, float] | None       # median, 95th percentile of that alarm
     regression_delay: tuple[float, float] | None     # of the alarm of quality regression
     verdict_delay: tuple[float, float] | None        # of the first harmful verdict
@@ -108,12 +108,13 @@ def summarise(name: str, outcomes: Sequence[Outcome], threshold: float = 1e4) ->
 
     by_kind = {kind: delays(lambda o, kind=kind: o.first[kind.value]) for kind in _ALARMS}  # type: ignore[misc]  # bound now
     collapse = by_kind[Kind.COLLAPSE]
+    alarms = len(collapse) if scenario.harm else sum(o.first[Kind.COLLAPSE.value] is not None for o in outcomes)
     kl, middle = divergence(scenario), _middle(collapse)
     return Summary(
         name, scenario.what, n, len(early) / n, sum(o.verdict == Kind.COLLAPSE.value for o in early) / n,
         sum(o.verdict == Kind.COLLAPSE.value for o in late) / n,
         sum(o.verdict == Kind.QUALITY_REGRESSION.value for o in late) / n,
-        len(collapse) / n, middle, _middle(by_kind[Kind.QUALITY_REGRESSION]),
+        alarms / n, middle, _middle(by_kind[Kind.QUALITY_REGRESSION]),
         _middle([o.verdict_at - change for o in late if o.verdict_at is not None]),
         sum(o.first[Kind.FREEZE.value] is not None for o in outcomes) / n, _middle(by_kind[Kind.FREEZE]),
         min(1.0, sum(o.inconclusive for o in outcomes) / (n * (FEEDBACKS - CHANGE))),

@@ -106,9 +106,10 @@ def test_answers_and_feedback_are_counted(store, records):
     records.answer(records.stable, 9)
     pair(records, 1, 0.5, 1.0, at=NOON)
     arms = [records.candidate]
-    assert store.counts(arms, (0, store.ends()[0]), (0, 1)) == (5, 1)
-    assert store.counts(arms, (4, store.ends()[0]), (1, 9)) == (1, 0)
-    assert store.counts_between(arms, NOON, NOON) == (1, 1)
+    records.say(records.candidate, 1, 0.0, kind="abandon", at=NOON)
+    assert store.counts(arms, (0, store.ends()[0]), (0, 1)) == (5, 1, 0)
+    assert store.counts(arms, (4, store.ends()[0]), (1, 9)) == (1, 1, 1)
+    assert store.counts_between(arms, NOON, NOON) == (1, 2, 1)
 
 
 def test_reading_may_begin_before_the_first_record(store, records, monkeypatch):

@@ -32,7 +32,7 @@ def calibration() -> Calibration:
     satisfied = [float(rng.random() < 1 / (1 + math.exp(-1.6 - 0.9 * r))) for r in rewards]
     texts = [text(rng) for _ in range(2000)]
     signals = {name: [one[name] for one in texts] for name in texts[0]}
-    return fit(rewards, satisfied, signals=signals, rate=0.05)
+    return fit(rewards, satisfied, signals=signals, rate=0.05, departures=0.1)
 
 
 def alarms(calibration: Calibration, rng: random.Random, count: int = 600, **change: float) -> set[str]:
@@ -82,6 +82,24 @@ def test_people_who_speak_more_or_less(calibration, rate, found):
     assert (signs.values["rate"] >= A) is found
 
 
+@pytest.mark.parametrize(("rate", "found"), [(0.04, False), (0.03, False), (0.09, True)])
+def test_people_who_turn_away_without_a_word(rate, found):
+    calm = fit([0.0, 1.0] * 1000, [0.0, 1.0, 1.0, 0.0] * 500, departures=0.04)
+    rng, signs = random.Random(8), Corroborators(calm, A)
+    for _ in range(1500):
+        signs.traffic(20, 1, sum(rng.random() < rate for _ in range(20)))
+    assert (signs.values["departures"] >= A) is found
+
+
+def test_a_baseline_without_departures_takes_a_few_for_none():
+    calm = fit([0.0, 1.0] * 1000, [0.0, 1.0, 1.0, 0.0] * 500, departures=0.0)
+    few, many = Corroborators(calm, A), Corroborators(calm, A)
+    for number in range(2000):
+        few.traffic(10, 1, number % 500 == 0)
+        many.traffic(10, 1, 1)
+    assert few.values["departures"] < A <= many.values["departures"]
+
+
 def test_what_is_missing_or_not_finite_says_nothing(calibration):
     signs = Corroborators(calibration, A)
     for _ in range(100):
@@ -105,7 +123,7 @@ def test_it_goes_on_bit_for_bit(calibration):
         for signs in (whole, part):
             signs.text(one)
             signs.pair(r, s)
-            signs.traffic(7, 1)
+            signs.traffic(7, 1, 1)
         state, part = json.loads(json.dumps(part.state())), Corroborators(calibration, A)
         part.restore(state)
     assert part.state() == whole.state() and part.values == whole.values
