@@ -194,17 +194,23 @@ class StreamBody:
         if ruling.away or not several or len(self._blocked) >= self._expected:
             self._end_here(ruling)
             return
+        end = Entry(self._outline.refuse(index), Heard(ends=[index], choices=[index]), refuses=True)
         kept: deque[Entry] = deque()
+        placed = False
         for entry in self._queue:
             waits = any(one == index and length > choice.cleared for one, length in entry.needs)
             if waits or index in entry.heard.ends:
+                if not placed:
+                    kept.append(end)  # in the place of what does not leave
+                placed = True
                 entry.data = without(entry.data, hear(self._name, entry.data).fields, {index})
                 entry.needs = tuple(need for need in entry.needs if need[0] != index)
                 entry.heard.ends = [one for one in entry.heard.ends if one != index]
             if entry.data:
                 kept.append(entry)
+        if not placed:
+            kept.appendleft(end)
         self._queue = kept
-        self._put(Entry(self._outline.refuse(index), Heard(ends=[index], choices=[index]), refuses=True))
         self._held = sum(len(entry.data) for entry in self._queue)
 
     def _end_here(self, ruling: Ruling) -> None:
