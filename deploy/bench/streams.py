@@ -30,9 +30,9 @@ from deploy.bench.load import Work
 from deploy.bench.measure import load, stand_in
 from deploy.bench.ours import understudy
 from deploy.bench.site import Running, Site
+from deploy.bench.waiting import PATIENCE, connections, request
 
 SPARE = 200  # open files that a process needs beside its connections
-PATIENCE = 60.0  # seconds to wait for answers
 Results = dict[str, Any]
 
 
@@ -46,37 +46,6 @@ class Amounts:
     rounds: int = 2
     slow: int = 50
     idle: int = 10_000
-
-
-class Waiting(asyncio.Protocol):
-    """A client that sends one request, and then waits for as many bytes as it is told; it may stop reading."""
-
-    def __init__(self, request: bytes, enough: Callable[[bytes], bool]) -> None:
-        self.request, self.enough = request, enough
-        self.seen, self.lost = b"", False
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # what TCP gives
-        """Ask."""
-        self.transport = transport
-        self.ask()
-
-    def ask(self) -> None:
-        """Send the request (again)."""
-        self.seen, self.done = b"", asyncio.get_running_loop().create_future()
-        self.transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        """asyncio's."""
-        self.seen = (self.seen + data)[-4096:]
-        if not self.done.done() and self.enough(self.seen):
-            self.done.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio's."""
-        self.lost = True
-        if not self.done.done():
-            self.done.set_result(None)
 
 
 def resident(pid: int) -> int:
@@ -108,25 +77,6 @@ def _median(rounds: list[dict[str, Any]], name: str) -> float:
     return statistics.median(float(r.get(name) or 0) for r in rounds)
 
 
-def request(gateway: Running, text: str, stream: bool) -> bytes:
-    """One request with this prompt."""
-    body = {"model": gateway.model, "messages": [{"role": "user", "content": text}], "user": "u", "stream": stream}
-    data = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {gateway.key}\r\n"
-    return head.encode() + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
-
-
-async def connections(url: str, count: int, text: bytes, enough: Callable[[bytes], bool]) -> list[Waiting]:
-    """Open `count` connections one after the other, each answered before the next. Raises OSError, TimeoutError."""
-    loop, (host, port) = asyncio.get_running_loop(), url.removeprefix("http://").split(":")
-    clients = []
-    for _ in range(count):
-        _, client = await loop.create_connection(lambda: Waiting(text, enough), host, int(port))
-        await asyncio.wait_for(client.done, PATIENCE)
-        clients.append(client)
-    return clients
-
-
 async def held(gateway: Running, count: int) -> Results:
     """Memory of a stream on which nothing happens."""
     first = await connections(gateway.url, 20, request(gateway, "[hold]", True), lambda seen: b"token" in seen)
@@ -142,9 +92,12 @@ async def held(gateway: Running, count: int) -> Results:
 async def slow(gateway: Running, count: int) -> Results:
     """Clients that read the first bytes of a flood, and no more."""
     before = resident(gateway.pid)
-    clients = await connections(gateway.url, count, request(gateway, "[flood]", True), lambda seen: True)
-    for client in clients:
+    flood = request(gateway, "[flood]", True)
+    clients = []
+    for _ in range(count):  # one at a time, and stopped at once: else they would read on while the next one connects
+        [client] = await connections(gateway.url, 1, flood, lambda seen: True, buffer=64 * 1024)
         client.transport.pause_reading()
+        clients.append(client)
     await asyncio.sleep(3.0)
     grown = resident(gateway.pid) - before
     started = time.perf_counter()

@@ -185,4 +185,5 @@ async def serve(port: int, chunks: int = CHUNKS, gap: float = GAP) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), *([int(sys.argv[2]), float(sys.argv[3])] if sys.argv[2:] else [])))
+    port, chunks, gap = (*sys.argv[1:], *(str(CHUNKS), str(GAP))[len(sys.argv) - 2 :])
+    uvloop.run(serve(int(port), int(chunks), float(gap)))

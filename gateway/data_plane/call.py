@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ class Call:
         self._upstream = upstream
         self._request = request
         self._sink: Sink | None = sink
-        self.on_data = sink.on_data  # a chunk's way through here would be a step for nothing
+        self.on_data: Callable[[bytes], None] = sink.on_data  # a chunk's way through here would be a step for nothing
         self._connection: Connection | None = None
         self._begun = self.last = now
         self._blames = blames

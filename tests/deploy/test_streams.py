@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from deploy.bench import routers, streams, upstream
+from deploy.bench import routers, streams, upstream, waiting
 from deploy.bench.processes import CouldNotStart
 from deploy.bench.site import Running
 from tests.support.tree import ROOT
@@ -26,10 +26,10 @@ async def test_the_stand_in_holds_and_floods():
 
     server = await loop.create_server(connection, "127.0.0.1", 0)
     running = Running(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", os.getpid(), "m", "k")
-    [paced] = await streams.connections(running.url, 1, streams.request(running, "hi", True), lambda s: b"DONE" in s)
+    [paced] = await waiting.connections(running.url, 1, waiting.request(running, "hi", True), lambda s: b"DONE" in s)
     assert paced.seen.count(b" token") == 3
-    [held] = await streams.connections(running.url, 1, streams.request(running, "[hold]", True), lambda s: b"token" in s)
-    [flooded] = await streams.connections(running.url, 1, streams.request(running, "[flood]", True), lambda s: True)
+    [held] = await waiting.connections(running.url, 1, waiting.request(running, "[hold]", True), lambda s: b"token" in s)
+    [flooded] = await waiting.connections(running.url, 1, waiting.request(running, "[flood]", True), lambda s: True)
     flooded.transport.pause_reading()
     await asyncio.sleep(0.1)
     assert held.seen.count(b" token") == 1
