@@ -94,7 +94,8 @@ class Upstream:
         except (OSError, TimeoutError, ValueError) as error:  # SSLError is an OSError; bad names: ValueError
             if self.loop.time() >= self.ejected_until:  # once for all that fail together
                 reason = getattr(error, "verify_message", "") or str(error) or "it does not answer"
-                logger.warning("engine %s cannot be reached at %s:%d: %s", self.name, self._host, self._port, reason)
+                where = self._path or f"{self._host}:{self._port}"
+                logger.warning("engine %s cannot be reached at %s: %s", self.name, where, reason)
             call.on_failure(Failure.CONNECT)
             return
         if call.live:

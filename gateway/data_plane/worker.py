@@ -130,12 +130,12 @@ class Worker:
 
     def _install(self, snapshot: Snapshot) -> None:
         """Switch to a new routing state, whole."""
-        self._adopt_endpoints(snapshot)
-        self.services.recorder.engines(self._upstreams)
-        self._breakers.adopt(snapshot.routes)
         try:
+            self._adopt_endpoints(snapshot)
+            self.services.recorder.engines(self._upstreams)
+            self._breakers.adopt(snapshot.routes)
             table = self._compiler.compile(snapshot)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             logger.error("snapshot %d is unusable and is ignored: %s", snapshot.id, error)
             return
         self.services.table = table
@@ -166,12 +166,11 @@ class Worker:
     def _adopt_endpoints(self, snapshot: Snapshot) -> None:
         """Keep the live state of engines that stay; drop those that left once their last request is done."""
         wanted = {endpoint.name: endpoint.url for endpoint in snapshot.endpoints}
-        for name, upstream in list(self._upstreams.items()):
-            if wanted.get(name) != upstream.url:
-                self._retired.append(self._upstreams.pop(name))
-        for name, url in wanted.items():
-            if name not in self._upstreams:
-                self._upstreams[name] = Upstream(name, url, self.settings.engine.api_key, self._timeouts)
+        known, key = self._upstreams, self.settings.engine.api_key
+        stays = {name for name, upstream in known.items() if wanted.get(name) == upstream.url}
+        made = {n: Upstream(n, url, key, self._timeouts) for n, url in wanted.items() if n not in stays}  # may raise
+        self._retired += [known.pop(name) for name in known.keys() - stays]
+        known.update(made)
 
     async def _sweep(self) -> None:
         """Deadlines, pools, the snapshot's age."""

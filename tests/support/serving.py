@@ -137,7 +137,7 @@ class Asked:
     """A request as a scripted engine received it."""
 
     def __init__(self, head: bytes, body: bytes, reader: asyncio.StreamReader) -> None:
-        lines = head.decode().split("\r\n")
+        lines = head.decode("latin-1").split("\r\n")
         self.path = lines[0].split(" ")[1]
         self.headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:] if line)}
         self.body = body

@@ -334,3 +334,20 @@ async def test_a_flood_of_headers_and_trailers_costs_no_memory(gateway: Gateway)
     starts = [HEAD + b"x: ", HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\nx: ", b"GET /" + b"y" * 10]
     await asyncio.gather(*(flood(starts[n % 3]) for n in range(99)))
     assert resident(gateway) - before < 60_000_000
+
+
+async def test_nothing_a_client_names_becomes_a_header_of_its_own(gateway: Gateway) -> None:
+    """Ids, units, models and traces, towards the engine and back to the client."""
+    evil = "x\r\nset-cookie: a=b\r\n\r\nHTTP/1.1 200 OK"
+    async with engine(obliging) as (url, _, asked):
+        await routed(gateway, {"e0": url})
+        for fields in ({"model": evil}, {"model": "auto", "user": evil}, {"safety_identifier": evil}, {"metadata": {evil: evil}}):
+            answer = await once(gateway, post(ask(**fields)))
+            assert answer.status == (404 if fields.get("model") == evil else 200)
+            assert "set-cookie" not in answer.headers and len(answer.headers) <= 8
+        lines = [b"x-understudy-unit: \xe9\xff\t\x80", b"x-request-id: a b", b"traceparent: \xff%0d%0aset-cookie: x", b"x-request-id: c"]
+        answer = await once(gateway, post(ask(), *lines))
+        assert (answer.status, answer.headers["x-request-id"]) == (200, "c")
+        asked_with = asked[-1].headers
+        assert set(asked_with) == {"host", "content-type", "content-length", "x-request-id", "traceparent"}
+        assert len(asked_with["x-request-id"]) == 48 and "set-cookie" not in asked_with

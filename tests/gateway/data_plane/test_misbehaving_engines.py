@@ -269,3 +269,16 @@ async def test_a_large_answer_to_a_slow_reader_does_not_stop_the_next_one(gatewa
                 assert len((await connection.answer()).json["choices"][0]["message"]["content"]) == 10
             text = await slow.reader.readuntil(b'"total_tokens":7}}')
             assert len(text) > 6_000_000
+
+
+async def test_a_snapshot_that_makes_no_sense_changes_nothing(gateway: Gateway) -> None:
+    async with engine(obliging) as (url, _, asked):
+        await routed(gateway, {"e0": url})
+        for body in ({"routes": 5}, {"routes": [], "base": {}, "pinned": [], "endpoints": []}):
+            gateway.fleet.publish(body, 0.0)
+            gateway.publish({"e0": "http://[::1"})
+            await asyncio.sleep(0.3)
+            assert (await once(gateway, post(ask()))).status == 200
+        assert len(asked) == 2 and gateway.log.read_text().count("is unusable and is ignored") >= 2
+        await routed(gateway, {"e1": url})
+        assert (await once(gateway, post(ask()))).status == 200
