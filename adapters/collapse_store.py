@@ -51,14 +51,19 @@ class Wanted:
     def reward(self, scores: Mapping[str, float]) -> float | None:
         """The reward among an answer's scores; None where it has none."""
         if self.grader:
-            return scores.get(self.grader)
+            return scores.get(self._names[0], scores.get(self._names[1]))
         graded = [value for metric, value in scores.items() if not metric.startswith(_TEXT)]
         return sum(graded) / len(graded) if graded else None
 
     @property
     def scored(self) -> ColumnElement[bool]:
         """The rows of `scores` that are, or are part of, the reward."""
-        return _S.metric == self.grader if self.grader else not_(_S.metric.like(f"{_TEXT}%"))
+        return _S.metric.in_(self._names) if self.grader else not_(_S.metric.like(f"{_TEXT}%"))
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """What `scores` calls it: with the prefix of rewards, or without."""
+        return f"reward.{self.grader}", self.grader
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ class CollapseSettings(Section):
     """`[collapse]`: does the automated reward still predict satisfaction? Needs graders and feedback."""
 
     enabled: bool = Field(True, description="watch rollouts, promoted versions and every route's version")
-    grader: str = Field("", description="whose score is the reward; empty = the first grader of [rewards]")
+    grader: str = Field("", description="whose score is the reward; empty = the weighted mean of all of [rewards]")
     kinds: tuple[Kind, ...] = Field(
         ("thumb", "rating", "task"), min_length=1, description="kinds of feedback that are satisfaction"
     )

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from adapters.collapse_store import CollapseStore, Pair, Wanted
 from gateway.collapse_settings import CollapseSettings
+from gateway.scoring.lanes import COMPOSITE
 from monitors.collapse import Calibration, fit
 from monitors.rewards.settings import RewardSpec
 
@@ -44,6 +45,7 @@ def signals_of(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def wanted_of(settings: CollapseSettings, graders: tuple[RewardSpec, ...]) -> Wanted:
-    """Which feedback and whose score count. `graders`: of [rewards], of which the first is the reward by default."""
-    grader = settings.grader or (graders[0].shown if graders else "")
+    """Which feedback and whose score count. `graders`: of [rewards]; by default their weighted mean is the reward."""
+    several = len(graders) != 1 and (not graders or any(g.weight > 0 and not g.gold for g in graders))
+    grader = settings.grader or (COMPOSITE if several else graders[0].shown)
     return Wanted(tuple(settings.kinds), grader)

@@ -55,6 +55,14 @@ def test_feedback_without_a_reward_and_other_kinds_do_not_count(store, records):
     assert [p.satisfaction for p in read(store, records, wanted=both)[0]] == [0.0, 1.0]
 
 
+def test_scores_are_known_with_and_without_the_prefix_of_rewards(store, records):
+    response = records.answer(records.candidate, 1)
+    records.grade(records.candidate, 1, "reward.exact", 0.75, response=response)
+    records.say(records.candidate, 1, 1.0, response=response)
+    (found,), upto = read(store, records)
+    assert WANTED.reward(found.scores) == 0.75 and len(store.newest([records.candidate], upto, 9, WANTED)) == 1
+
+
 def test_without_a_grader_the_reward_is_the_mean_of_all_but_texts(store, records):
     response = pair(records, 1, 0.2, 1.0)
     records.grade(records.candidate, 1, "other", 0.6, response=response)

@@ -42,7 +42,7 @@ class Feed:
 
     database: Database
     at: float = NOON
-    metric: str = "exact"
+    metric: str = "reward.exact"     # as the data plane writes it
     repetition: float = 0.1
     numbers: Any = field(default_factory=lambda: itertools.count(1))
     users: Any = field(default_factory=lambda: itertools.count(10**6))

@@ -11,11 +11,14 @@ from tests.support.collapse import Feed, opinions
 from tests.support.records import Records
 
 
-def test_the_reward_is_the_first_graders_unless_another_is_named():
+def test_the_reward_is_the_mean_of_all_graders_unless_one_is_named():
     graders = (RewardSpec(name="exact", label="truth"), RewardSpec(name="length"))
-    assert wanted_of(CollapseSettings(), graders).grader == "truth"
+    assert wanted_of(CollapseSettings(), graders[:1]).grader == "truth"
+    assert wanted_of(CollapseSettings(), graders).grader == "composite"
     assert wanted_of(CollapseSettings(grader="length"), graders).grader == "length"
-    assert wanted_of(CollapseSettings(), ()).grader == ""
+    assert wanted_of(CollapseSettings(), ()).grader == "composite"  # a service elsewhere
+    gold = (RewardSpec(name="exact", gold=True), RewardSpec(name="length", gold=True))
+    assert wanted_of(CollapseSettings(), gold).grader == "exact"     # which has no mean of gold graders
     assert wanted_of(CollapseSettings(kinds=("task",)), ()).kinds == ("task",)
 
 
