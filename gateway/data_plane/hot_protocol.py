@@ -57,7 +57,7 @@ class HotCycle:
         if self.disconnected:
             return
         always = self._protocol.server_state.default_headers
-        if always or _CLOSE in headers:  # once the worker is about to leave
+        if always or (status != 200 and _CLOSE in headers):  # `always`: once the worker is about to leave
             headers = [*headers, *always]
             self.keep_alive = self.keep_alive and _CLOSE not in headers
             headers = [header for header in headers if header != _CLOSE]
