@@ -351,3 +351,21 @@ async def test_nothing_a_client_names_becomes_a_header_of_its_own(gateway: Gatew
         asked_with = asked[-1].headers
         assert set(asked_with) == {"host", "content-type", "content-length", "x-request-id", "traceparent"}
         assert len(asked_with["x-request-id"]) == 48 and "set-cookie" not in asked_with
+
+
+async def test_json_that_two_readers_could_understand_differently_is_refused(gateway: Gateway) -> None:
+    """The connection stays: the request was understood as HTTP."""
+    wrong = [
+        b'\xef\xbb\xbf{"model":"support"}', '{"model":"support"}'.encode("utf-16"), b'{"model":"support","x":"\xff"}',
+        rb'{"model":"support","x":"\ud83d"}', rb'{"model":"support","x":"\ude00\ud83d"}', b'{"model":"support","x":NaN}',
+        b'{"model":"support","x":-Infinity}', b'{"model":"support","x":1e400}', b"[" * 100_000, b"", b"\0", b'{"model":"support"}{}',
+        b'{"model":"support","x":01}', b"{'model':'support'}", b'{"model":"support",}', b'{"model":"support","x":"\n"}',
+    ]  # fmt: skip
+    async with engine(obliging) as (url, _, asked), wire(gateway) as connection:
+        await routed(gateway, {"e0": url})
+        for body in wrong:
+            for lines in ([], [b"content-encoding: gzip"]):
+                connection.send(post(body, *lines))
+                answer = await connection.answer()
+                assert (answer.status, answer.code) == (400, None), (body[:50], answer)
+        assert not asked
