@@ -50,6 +50,8 @@ class Call:
         """Send on this connection."""
         self._connection = connection
         connection.send(self._request, self)
+        if self._paused:
+            self.pause()
 
     def cancel(self) -> None:
         """The answer is no longer wanted: the engine sees the connection close and stops."""

@@ -69,3 +69,24 @@ async def test_an_idle_connection_is_closed_when_its_time_is_over_and_not_while_
     begun = asyncio.get_running_loop().time()
     await asyncio.wait_for(closed.wait(), 5)
     assert asyncio.get_running_loop().time() - begun > 0.59
+
+
+async def test_a_client_that_stops_reading_stops_the_engine_and_nobody_after_it(path: HotPath) -> None:
+    calls: list[str] = []
+    for name in ("pause_reading", "resume_reading"):
+        setattr(path.engine, name, lambda name=name: calls.append(name))
+    answer = path.ask(stream=True)
+    path.begin_stream()
+    delta = event(head(b"chat.completion.chunk", *answer) + DELTA)
+    path.chunk(delta)
+    assert calls == []
+    path.protocol.pause_writing()  # what uvloop says when its buffer for the client is full
+    path.chunk(delta)  # was on its way
+    path.protocol.resume_writing()
+    assert calls == ["pause_reading", "resume_reading"]
+    path.protocol.pause_writing()
+    path.chunk(event(b"[DONE]") + b"0\r\n\r\n")  # over while it is paused: the connection must be read again
+    path.protocol.resume_writing()
+    assert calls[2:] == ["pause_reading", "resume_reading"]
+    path.requests(1)
+    assert calls[4:] == [] and path.events.rows == 2
