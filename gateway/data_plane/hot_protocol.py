@@ -139,7 +139,10 @@ class HotProtocol(Intake):
     def begin(self, headers: Headers, version: str) -> None:
         """Take the request, or leave it to uvicorn."""
         endpoint = _PATHS.get(self.url)
-        busy = self.cycle is not None and not self.cycle.response_complete
+        before = self.cycle
+        busy = before is not None and not before.response_complete
+        if before is not None and not busy and not before.keep_alive:
+            return  # the connection ends: what its client sent after that is nobody's
         if endpoint is None or busy or self.parser.get_method() != b"POST":
             self.to_asgi(headers)
             return
@@ -156,7 +159,7 @@ class HotProtocol(Intake):
         cycle: object = self.cycle
         if not isinstance(cycle, HotCycle):
             super().on_body(body)
-        elif not cycle.disconnected:
+        elif cycle.more_body and not cycle.disconnected:
             cycle.size += len(body)
             cycle.body.append(body)
             if cycle.size > self._limit:
@@ -168,7 +171,7 @@ class HotProtocol(Intake):
         cycle: object = self.cycle
         if not isinstance(cycle, HotCycle):
             HttpToolsProtocol.on_message_complete(self)
-        elif not cycle.disconnected:
+        elif cycle.more_body and not cycle.disconnected:
             cycle.more_body = False
             body = cycle.body[0] if len(cycle.body) == 1 else b"".join(cycle.body)
             cycle.body = []

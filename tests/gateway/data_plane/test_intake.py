@@ -215,6 +215,21 @@ async def test_a_pipeline_of_everything_is_answered_in_order(gateway: Gateway) -
             assert found == named
 
 
+async def test_what_is_sent_after_a_last_request_is_not_answered(gateway: Gateway) -> None:
+    close = b"connection: close"
+    async with engine(obliging) as (url, _, asked):
+        await routed(gateway, {"e0": url})
+        for last, wanted in (
+            (post(b"{", close), 0), (post(ask(), close), 1), (b"GET /healthz HTTP/1.0\r\n\r\n", 0),
+            (post(b"{").replace(b"1.1", b"1.0"), 0), (post(b"{}", close, path="/v1/feedback"), 0),
+        ):  # fmt: skip
+            async with wire(gateway) as connection:
+                connection.send(last + post(ask()) + HEALTH)
+                assert len(statuses(await connection.rest())) == 1
+            assert len(asked) == wanted, last
+            asked.clear()
+
+
 async def test_who_leaves_with_requests_in_the_pipeline_cancels_the_one_under_way(gateway: Gateway) -> None:
     """The one under way may be a hot one or the application's; what waits behind it never reaches an engine."""
     left = asyncio.Event()
