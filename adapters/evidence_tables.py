@@ -54,7 +54,7 @@ rollouts = Table(
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("route", String(180), nullable=False, index=True),
     Column("candidate", String(200), nullable=False),         # of several: the first, and once promoted the best
-    Column("rivals", JSON, nullable=False, server_default="[]"),  # the other candidates (A/B/n)
+    Column("rivals", JSON),                                   # the other candidates (A/B/n); null for none
     Column("stable", String(200), nullable=False),            # base@<digest> where the base serves
     Column("plan", JSON, nullable=False),                     # gateway.rollout.plan.Plan
     Column("phase", String(20), nullable=False),

@@ -72,7 +72,7 @@ def _check_step(name: str, found: Stage, to: Stage, reason: str) -> None:
 def _check_unused(connection: Connection, name: str) -> None:
     routes, rollouts = tables.routes, tables.rollouts
     for open_one in connection.execute(select(rollouts).where(rollouts.c.ended_at.is_(None))):
-        if name in (open_one.candidate, *open_one.rivals, open_one.stable):
+        if name in (open_one.candidate, *(open_one.rivals or ()), open_one.stable):
             raise Conflict(
                 f"version {name} is in rollout {open_one.id} of route {open_one.route}: end the rollout first"
             )

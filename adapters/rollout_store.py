@@ -197,4 +197,4 @@ def _read(connection: Connection, rollout: int) -> Rollout:
 
 
 def _rollout(row: RowMapping | dict[str, Any]) -> Rollout:
-    return Rollout(**{**row, "phase": Phase(row["phase"]), "rivals": tuple(row["rivals"])})
+    return Rollout(**{**row, "phase": Phase(row["phase"]), "rivals": tuple(row["rivals"] or ())})

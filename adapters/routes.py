@@ -214,8 +214,9 @@ def _check_no_rollout(connection: Connection, name: str) -> None:
     mine = (rows.c.route == name, rows.c.ended_at.is_(None))
     query = select(rows.c.id, rows.c.candidate, rows.c.rivals, rows.c.phase).where(*mine)
     if row := connection.execute(query).first():
+        candidates = ", ".join([row.candidate, *(row.rivals or ())])
         raise Conflict(
-            f"route {name} has rollout {row.id} of {', '.join([row.candidate, *row.rivals])} open ({row.phase}): "
+            f"route {name} has rollout {row.id} of {candidates} open ({row.phase}): "
             f"end it with `understudy rollout promote {name}` or `understudy rollout rollback {name}` first"
         )
 

@@ -64,7 +64,7 @@ def _rollouts() -> None:
     op.create_table(
         "rollouts",
         _id(), _string("route", 180), _string("candidate", 200),
-        sa.Column("rivals", sa.JSON(), nullable=False, server_default="[]"),
+        sa.Column("rivals", sa.JSON(), nullable=True),
         _string("stable", 200),
         sa.Column("plan", sa.JSON(), nullable=False),
         _string("phase", 20),
