@@ -13,6 +13,8 @@ from gateway.rollout.decide import PERSISTS, RECOVERY, Act, Facts, StableArm, de
 from gateway.rollout.memory import Hold, HoldKind, Memory
 from gateway.rollout.plan import from_json, to_json
 from monitors.analysis.types import Analysis, Finding, Verdict
+from monitors.collapse.types import Kind, Why
+from monitors.collapse.types import Verdict as Rewards
 from tests.support.traffic import quick_plan
 
 PLAN = quick_plan()
@@ -177,3 +179,26 @@ def test_only_evidence_or_an_operator_promotes(phase, hold, analysis, ready, wan
     if action.act is Act.MOVE:
         assert ready and hold is None and action.weight >= row.weight
     assert decide(with_shadow(), row, memory, facts, 10.0) == action
+
+
+@pytest.mark.parametrize("kind", [Kind.COLLAPSE, Kind.QUALITY_REGRESSION])
+def test_less_satisfied_users_are_a_rollback_also_while_it_is_held(kind):
+    rewards = Rewards(kind, "reward collapse: …", {"alignment_tax": 0.1})
+    held = Memory(hold=Hold(HoldKind.OPERATOR, "lunch", 1.0))
+    for memory in (NOTHING, held):
+        done = act(memory=memory, collapse=rewards, analysis=PASS)
+        assert (done.act, done.cause, done.numbers["numbers"]["alignment_tax"]) == (Act.ROLL_BACK, kind.value, 0.1)
+
+
+def test_signs_of_collapse_hold_the_ramp_unless_an_operator_let_them_pass():
+    for rewards in (Rewards(Kind.FREEZE, "signs"), Rewards(Kind.INCONCLUSIVE, "signs", why=Why.FEEDBACK_RATE)):
+        held = act(collapse=rewards, collapse_holds=True, analysis=PASS)
+        assert (held.act, held.hold.kind, held.weight, held.reason) == (Act.HOLD, HoldKind.INCONCLUSIVE, 0.2, "signs")
+        assert act(collapse=rewards, collapse_holds=False, analysis=PASS).act is Act.MOVE
+    assert act(replace(ROW, phase=Phase.SHADOW, step=0), collapse=rewards, collapse_holds=True).act is Act.WAIT
+
+
+def test_too_little_feedback_neither_holds_nor_promotes():
+    rewards = Rewards(Kind.INCONCLUSIVE, "too little", why=Why.TOO_LITTLE)
+    assert not rewards.holds and act(collapse=rewards, collapse_holds=rewards.holds, analysis=PASS).act is Act.MOVE
+    assert act(collapse=Rewards(Kind.OK, "nothing found")).act is Act.WAIT  # without a judgement nothing goes forward
