@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ class Lease:
         self._clock = clock
         self._until = 0.0              # by this process's monotonic clock
         self._complained = False
+        self._lock = threading.Lock()  # of a claim under way: it ends before the lease is let go, or does not begin
+        self._releases = 0
 
     @property
     def held(self) -> bool:
@@ -50,7 +53,7 @@ class Lease:
         """Renew, or try to acquire. Returns whether this controller leads."""
         began = time.monotonic()
         try:
-            epoch = await asyncio.to_thread(self._claim)
+            epoch = await asyncio.to_thread(self._claim, self._releases)
         except DatabaseError as error:
             if not self._complained:
                 log.error("the lease cannot be renewed: %s", error)
@@ -64,16 +67,25 @@ class Lease:
 
     async def release(self) -> None:
         """Let the next one lead at once."""
+        self._releases += 1
         epoch, self.epoch = self.epoch, None
         if epoch is not None:
             with contextlib.suppress(DatabaseError):
-                await asyncio.to_thread(self._fleet.release_lease, CONTROLLER_LEASE, self.holder, epoch)
+                await asyncio.to_thread(self._let_go, epoch)
 
     def lost(self) -> None:
         """Somebody else leads."""
         self.epoch = None
 
-    def _claim(self) -> int | None:
+    def _let_go(self, epoch: int) -> None:
+        with self._lock:
+            self._fleet.release_lease(CONTROLLER_LEASE, self.holder, epoch)
+
+    def _claim(self, releases: int) -> int | None:
+        with self._lock:
+            return self._claimed() if releases == self._releases else None
+
+    def _claimed(self) -> int | None:
         now = self._clock()
         if self.epoch is not None and self._fleet.renew_lease(CONTROLLER_LEASE, self.holder, self.epoch, TTL, now):
             return self.epoch

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -71,3 +72,25 @@ async def test_it_is_kept_and_let_go(fleet, clock, monkeypatch):
     stop.set()
     await keeping
     assert fleet.lease_holder(CONTROLLER_LEASE, clock.now) is None
+
+
+async def test_a_claim_under_way_does_not_take_back_what_was_let_go(fleet, clock, monkeypatch):
+    one, two = Lease(fleet, "one", clock), Lease(fleet, "two", clock)
+    assert await one.refresh()
+    begun, go_on = threading.Event(), threading.Event()
+    renew = fleet.renew_lease
+
+    def slow(*given):
+        begun.set()
+        assert go_on.wait(10)
+        return renew(*given)
+
+    monkeypatch.setattr(fleet, "renew_lease", slow)
+    claiming = asyncio.create_task(one.refresh())
+    await asyncio.to_thread(begun.wait, 10)
+    claiming.cancel()
+    letting_go = asyncio.create_task(one.release())
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await letting_go
+    assert await two.refresh()
