@@ -76,7 +76,8 @@ class Screened:
         self.gate.begin()
 
     # the screen
-    def ask(self, items: list[dict[str, Any]], then: Callable[[list[Judged]], None]) -> Pending:
+    def ask(self, items: list[dict[str, Any]], then: Callable[[list[Judged]], None], *, urgent: bool) -> Pending:
+        assert urgent is (items[0]["role"] == "assistant" and "text" in items[0])
         self.asked.append(Pending(items, then))
         return self.asked[-1]
 

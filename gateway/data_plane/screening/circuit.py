@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 FAILURES = 3  # in a row
-PAUSES = (0.25, 8.0)  # seconds it is left alone: at first, at most
+PAUSES = (0.25, 2.0)  # seconds it is left alone: at first, at most
 
 logger = logging.getLogger("understudy.screening")
 

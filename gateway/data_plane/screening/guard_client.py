@@ -1,7 +1,8 @@
 """Asks the guard service. What it cannot answer in time is no verdict; a dead guard costs nobody more than a moment.
 
-At most `concurrency` requests are under way and four times as many wait, each with a deadline. After some failures in
-a row the circuit opens: until a pause is over, which doubles, all is unavailable at once; then one request tries.
+At most `concurrency` requests are under way, and four times as many prompts and as many answers wait, each with a
+deadline; answers go first, because an engine has already worked for them. After some failures in a row the circuit
+opens: until a pause is over, which doubles, all is unavailable at once; then one request tries.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gateway.data_plane.screening.policy import Judged
 from gateway.data_plane.screening.results import read_results
 from gateway.data_plane.upstreams import Upstream
 
-WAITING = 4  # requests that may wait per one that may be under way
+WAITING = 4  # requests of each kind that may wait per one that may be under way
 MOST_ITEMS = 256  # texts of one request, as the service takes them
 MAX_ANSWER = 1024**2  # bytes
 PATH = b"/v1/screen"
@@ -128,19 +129,24 @@ class GuardClient:
         self._concurrency = concurrency
         self._running: set[Ask] = set()
         self._waiting: deque[Ask] = deque()
+        self._urgent: deque[Ask] = deque()
         self._refused: set[Ask] = set()
 
     @property
     def in_flight(self) -> int:
         """Requests that have no answer yet."""
-        return len(self._running) + len(self._waiting) + len(self._refused)
+        return len(self._running) + len(self._waiting) + len(self._urgent) + len(self._refused)
 
-    def ask(self, items: Sequence[Item], then: Then) -> Ask:
-        """Have texts judged. `then` gets one result for each, in order, in any case and in time, but never at once."""
+    def ask(self, items: Sequence[Item], then: Then, *, urgent: bool = False) -> Ask:
+        """Have texts judged. `then` gets one result for each, in order, in any case and in time, but never at once.
+
+        `urgent`: answers, which wait in a line of their own that is served first.
+        """
+        line = self._urgent if urgent else self._waiting
         items = [{**item, "id": str(place)} for place, item in enumerate(items)]
         if len(items) > MOST_ITEMS:
             return self._refuse(items, then, f"these are more than {MOST_ITEMS} texts", away=False)
-        if len(self._waiting) >= WAITING * self._concurrency:
+        if len(line) >= WAITING * self._concurrency:
             return self._refuse(items, then, "too many texts wait for the guard")
         if not self.circuit.admits(self.loop.time()):
             return self._refuse(items, then, "the guard is away")
@@ -148,7 +154,7 @@ class GuardClient:
         if len(self._running) < self._concurrency:
             self._start(ask)
         else:
-            self._waiting.append(ask)
+            line.append(ask)
         return ask
 
     def _refuse(self, items: Sequence[Item], then: Then, reason: str, away: bool = True) -> Ask:
@@ -161,17 +167,18 @@ class GuardClient:
         """A request failed; when that was one too many, those that wait have no better prospect."""
         self.circuit.failed(why, self.loop.time())
         if self.circuit.open:
-            for ask in [*self._waiting]:
+            for ask in [*self._urgent, *self._waiting]:
                 ask.missing("the guard is away")
 
     def ended(self, ask: Ask) -> None:
         """A request is over: the next."""
         self._running.discard(ask)
         self._refused.discard(ask)
-        if ask in self._waiting:
-            self._waiting.remove(ask)
-        while self._waiting and len(self._running) < self._concurrency:
-            self._start(self._waiting.popleft())
+        for line in (self._urgent, self._waiting):
+            if ask in line:
+                line.remove(ask)
+            while line and len(self._running) < self._concurrency:
+                self._start(line.popleft())
 
     def sweep(self, now: float) -> None:
         """Say now and then: closes idle connections before the guard does. `now`: the loop's clock."""
@@ -179,7 +186,7 @@ class GuardClient:
 
     def close(self) -> None:
         """Whoever waits hears that there is no verdict."""
-        for ask in [*self._waiting, *self._running, *self._refused]:
+        for ask in [*self._urgent, *self._waiting, *self._running, *self._refused]:
             ask.missing("the gateway is shutting down")
         self._upstream.close()
 

@@ -111,7 +111,7 @@ class Questions:
             self._safely(lambda: then(judged))
             self._settled()
 
-        ask = self._screen.guard.ask(items, answered)
+        ask = self._screen.guard.ask(items, answered, urgent=stage is not ScreeningStage.PROMPT)
         self._asks.add(ask)
         return ask
 

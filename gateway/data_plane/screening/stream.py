@@ -15,6 +15,7 @@ from gateway.data_plane.screening.pieces import Choice, Due, Entry
 from gateway.data_plane.screening.policy import Judged, Ruling
 from gateway.data_plane.screening.refusals import choices, unscreened_error
 from gateway.data_plane.screening.said import Heard, hear
+from gateway.data_plane.sse import split_events
 from monitors.labels import ScreeningStage
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class StreamBody:
         if self._rules is None:  # the answer is not judged: it only waits for the prompt
             self._put(Entry(data, Heard(), speaks=True))
         else:
-            for event in data.split(b"\n\n")[:-1]:
-                self._take(event + b"\n\n")
+            for event in split_events(data):
+                self._take(event)
         if self._rules is not None and self._holds:
             self._check()
         self._gate.advance()

@@ -116,6 +116,20 @@ async def test_a_silent_guard_is_asked_no_more_than_allowed_and_then_left_alone(
         assert not client.circuit.open
 
 
+async def test_answers_go_before_prompts() -> None:
+    order: list[str] = []
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        order.append(asked.json["items"][0]["role"])
+        await good(asked, writer)
+
+    async with asking(script, concurrency=1) as (client, ask):
+        for role in ("user", "user", "user", "assistant"):
+            client.ask([ITEM | {"role": role}], lambda _: None, urgent=role == "assistant")
+        await ask()
+        assert order == ["user", "assistant", "user", "user", "user"]
+
+
 async def test_a_dead_guard_costs_a_moment() -> None:
     client = GuardClient(f"http://127.0.0.1:{free_port()}", "", 5.0, 4)
     found = [(await _asked(client))[0] for _ in range(10)]

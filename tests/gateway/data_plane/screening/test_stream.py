@@ -335,3 +335,12 @@ def test_named_events() -> None:
         screened.gate.write(sse(event, str(event["type"])))
         assert BAD in screened.answer(UNSAFE).texts[0]
         assert BAD not in screened.out.decode() and screened.finished
+
+
+def test_lines_may_end_in_crlf() -> None:
+    screened = started(checkpoint=4)
+    stream = (chat("a ") + chat("b", end="stop") + DONE).replace(b"\n", b"\r\n")
+    screened.gate.write(stream)
+    screened.relay.end()
+    screened.answer(SAFE)
+    assert screened.finished and screened.out == stream
