@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -57,8 +57,6 @@ class Calibration:
     lowest: float                      # rewards beyond what the baseline has seen are taken for its ends
     highest: float
     fisher_z: float                    # atanh of the correlation of reward and satisfaction
-    tax_error: float                   # standard errors of the baseline's means: of q − s …
-    satisfaction_error: float          # … and of satisfaction
     signals: Mapping[str, Reference] = field(default_factory=dict)
     rate: float | None = None          # feedbacks per answer; None: not known
     departures: float | None = None    # answers that were regenerated, edited, abandoned, per answer; None: not known
@@ -126,12 +124,10 @@ def fit(
     mean = float(r.mean())
     curve = _platt((r - mean) / sd, s) if method == "platt" else _isotonic(r, s)
     correlation = float(np.clip(np.corrcoef(r, s)[0, 1], -0.999, 0.999))
-    found = Calibration(
+    return Calibration(
         method, curve, len(r), float(s.mean()), mean, sd, float(r.min()), float(r.max()), math.atanh(correlation),
-        0.0, float(s.std() / math.sqrt(len(s))), _references(signals or {}), rate, departures,
+        _references(signals or {}), rate, departures,
     )  # fmt: skip
-    taxes = np.array([found.predict(reward) for reward in r.tolist()]) - s
-    return replace(found, tax_error=float(taxes.std() / math.sqrt(len(s))))
 
 
 def _platt(z: Floats, s: Floats) -> tuple[tuple[float, float], ...]:

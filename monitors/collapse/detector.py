@@ -25,7 +25,6 @@ MINIMUM = 100          # feedbacks before which nothing is concluded
 SATISFACTION_FALL = 0.03   # guard: satisfaction at least so much below the baseline
 REWARD_FALL = 0.15     # guard: the reward not more than so many standard deviations below it
 RATE_MOVE = 0.2        # of the feedback rate, from which on nothing can be concluded
-ERRORS = 0.5           # standard errors of the baseline that are tolerated on top of epsilon
 EPSILON = 0.03         # alignment tax, and fall of satisfaction, that is tolerated
 THRESHOLD = 1e4        # average run length to a false alarm, in feedbacks
 
@@ -127,15 +126,11 @@ class CollapseDetector:
         self._alarm = Verdict.from_json(state["alarm"]) if state["alarm"] else None
 
     def _tolerated(self) -> tuple[float, float]:
-        """Means of (1 + q − s)/2 and 1 − s, or of the differences to a live control, that are no harm.
-
-        What the baseline's means may be off is tolerated on top of ε: half of their standard errors.
-        """
-        known, epsilon = self.calibration, self.epsilon
+        """Means of (1 + q − s)/2 and 1 − s, or of the differences to a live control, that are no harm."""
+        epsilon = self.epsilon
         if self.live_control:
             return (2 + epsilon) / 4, (1 + epsilon) / 2
-        bad = 1.0 - known.satisfaction + epsilon + ERRORS * known.satisfaction_error
-        return (1 + epsilon + ERRORS * known.tax_error) / 2, bad
+        return (1 + epsilon) / 2, 1.0 - self.calibration.satisfaction + epsilon
 
     def _compare(self, tax: float, bad: float, control: bool) -> None:
         """Once both arms have spoken, the difference of their means is one observation, and counting begins anew."""
