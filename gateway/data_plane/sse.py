@@ -164,11 +164,11 @@ class StreamEditor:
         self.usage_event = data
         if not self._strip or not _NO_CHOICES.search(data):
             return data
-        return b"".join(e for e in _events(data) if b'"usage"' not in e or not _NO_CHOICES.search(e))
+        return b"".join(e for e in split_events(data) if b'"usage"' not in e or not _NO_CHOICES.search(e))
 
     def _take_error(self, data: bytes) -> bytes:
         """Cut the stream where the engine reports a failure; the caller says it in its own words."""
-        events = _events(data)
+        events = split_events(data)
         for index, event in enumerate(events):
             if _ERROR.search(event):
                 self.error = event.partition(b"data: ")[2].strip()
@@ -188,6 +188,6 @@ def _end(data: bytes) -> int:
     return max(lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)
 
 
-def _events(data: bytes) -> list[bytes]:
+def split_events(data: bytes) -> list[bytes]:
     """Split whole events, each with its blank line."""
     return _BLANK.split(data)[:-1]
