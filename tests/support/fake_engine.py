@@ -41,6 +41,7 @@ class Misbehaviour:
     mixes: str = ""                                                    # the base answers with this version's weights
     in_use: set[str] = field(default_factory=set)                      # adapters with requests in flight
     failing: set[str] = field(default_factory=set)                     # chat answers 500
+    wordy: int = 0                                                     # words that chat answers may have more, in turn
 
 
 class Events(str):
@@ -210,8 +211,9 @@ class FakeEngine:
             return 500, {"error": {"message": "it broke", "type": "InternalServerError", "param": None, "code": 500}}
         if stream:
             return 200, _streamed(model, number)
-        message = {"role": "assistant", "content": "hello"}
-        usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+        words = 1 + len(self.chats) % (1 + self.misbehave.wordy)
+        message = {"role": "assistant", "content": " ".join(["hello"] * words)}
+        usage = {"prompt_tokens": 5, "completion_tokens": words, "total_tokens": 5 + words}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return 200, {"id": number, "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
 

@@ -56,6 +56,11 @@ mode = "enforce"
 on_unavailable = "allow"
 model = "demo"
 port = {guard}
+[collapse]
+baseline = 100
+minimum = 20
+wait = "1s"
+every = "500ms"
 [[slo]]
 name = "availability"
 route = "support"
@@ -105,7 +110,7 @@ class Observed:
 
     def start(self) -> None:
         """Start `understudy up`; it needs a while."""
-        command = [sys.executable, "-m", "gateway.cli", "up", "-c", str(self.config)]
+        command = ["setpriv", "--pdeathsig=TERM", sys.executable, "-m", "gateway.cli", "up", "-c", str(self.config)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
 
@@ -182,20 +187,28 @@ class Observed:
             assert accepted.status_code == 202, accepted.text
         return answer
 
-    def crowd(self, count: int, **changes: Any) -> list[int]:
+    def crowd(self, count: int, first: int = 0, **changes: Any) -> list[int]:
         """One request of each of so many users; the status codes."""
         with ThreadPoolExecutor(8) as pool:
-            return [answer.status_code for answer in pool.map(lambda user: self.ask(user, **changes), range(count))]
+            users = range(first, first + count)
+            return [answer.status_code for answer in pool.map(lambda user: self.ask(user, **changes), users)]
 
-    def live(self) -> None:
-        """Everything that can happen, once."""
-        stable, candidate = self.versions
+    def ready(self) -> list[str]:
+        """Wait until everything answers and the first version serves; both versions."""
+        stable, _ = self.versions
         guard = f"http://127.0.0.1:{self.ports['guard']}/readyz"
         self.until(lambda: httpx.get(guard).status_code == 200, "the guard is ready")
         self.until(lambda: self.crowd(1, model="base") == [200], "it answers")
         self.operator("PUT", "/api/v1/routes/support/version", {"version": stable})
         self.until(lambda: self.operator("GET", "/api/v1/routes/support")["version"] == stable, "stable serves")
-        self.crowd(20)
+        return self.versions
+
+    def live(self) -> None:
+        """Everything that can happen, once."""
+        stable, candidate = self.ready()
+        for first in range(0, 180, 20):  # rated by enough of them for a baseline of reward and satisfaction …
+            time.sleep(0.4)  # … each looked at: no more than 50 answers a second are
+            self.crowd(20, first, stream=False)
         self.crowd(4, messages=[{"role": "user", "content": UNSAFE}])
         assert 404 in self.crowd(1, model="nobody") and 429 in self.crowd(3, key=self.limited)
         self.roll_out(stable, candidate)
@@ -212,6 +225,7 @@ class Observed:
         self.until(lambda: phase() == "ramp", "the ramp")
         self.crowd(60)
         self.until(lambda: self.metric("understudy_rollout_effect"), "a judgement")
+        self.until(lambda: self.crowd(20) and self.metric("understudy_alignment_tax_ratio"), "reward and satisfaction")
         for engine in self.engines:
             engine.misbehave.failing.add(candidate)
         self.until(lambda: phase() == "rolled_back", "the rollback")
@@ -235,10 +249,12 @@ class Observed:
 
 
 @contextlib.contextmanager
-def observed(folder: Path) -> Iterator[Observed]:
-    """The installation after all that; still running and being scraped."""
+def watched(folder: Path) -> Iterator[tuple[Observed, TrainingMetrics]]:
+    """The installation, starting and being scraped, and the numbers of a training run."""
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(fake_engine()) for _ in range(2)]
+        for engine in engines:
+            engine.misbehave.wordy = 4
         site = Observed(folder, engines)
         site.prepare()
         stack.callback(site.stop)
@@ -247,11 +263,18 @@ def observed(folder: Path) -> Iterator[Observed]:
         rules.write_text(site.understudy("slo", "rules"))
         run = TrainingMetrics(folder, run="support-1", algorithm="grpo", port=site.ports["training"])
         stack.callback(run.close)
-        run.logged({"reward": 0.6, "entropy": 0.9, "completions/mean_length": 21.0, "health.zero_variance_ratio": 0.2})
-        run.looked({"gold": 0.4, "kl": 0.02})
         site.prometheus = stack.enter_context(
             start_prometheus(folder / "prometheus", PROMETHEUS_CONFIG, site.targets(), [rules])
         )
+        yield site, run
+
+
+@contextlib.contextmanager
+def observed(folder: Path) -> Iterator[Observed]:
+    """The installation after all that; still running and being scraped."""
+    with watched(folder) as (site, run):
+        run.logged({"reward": 0.6, "entropy": 0.9, "completions/mean_length": 21.0, "health.zero_variance_ratio": 0.2})
+        run.looked({"gold": 0.4, "kl": 0.02})
         site.live()
         time.sleep(1.5)  # two more scrapes: what happened last is seen
         yield site
