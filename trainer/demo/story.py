@@ -31,9 +31,9 @@ label = "helpfulness"
 [rewards]
 port = {port}
 sample = 1.0
-[collapse]               # for minutes and 400 users: 2000 feedbacks, and 100 of a version, are for days
+[collapse]               # for minutes and 400 users: a baseline of 2000 and 100 feedbacks of a version are for days
 baseline = 100
-minimum = 20
+minimum = 60
 wait = "1s"
 every = "500ms"
 """
