@@ -122,14 +122,25 @@ def _colour(panel: Panel, values: Sequence[float]) -> str:
 def _timeline(axes: Any, panel: Panel, lines: list[Line], span: tuple[float, float]) -> None:
     lines = [line for line in lines if any(value for _, value in line.points)][:12]
     for row, line in enumerate(lines):
-        for (at, value), (then, _) in zip(line.points, [*line.points[1:], (span[1], 0.0)], strict=True):
-            width = min(then - at, 30.0) / 60
-            colour = _colour(panel, [value])
-            axes.broken_barh([((at - span[0]) / 60, width)], (row - 0.35, 0.7), color=colour)
+        for began, ended, value in _stretches(line.points):
+            width = max(ended - began, (span[1] - span[0]) / 120)
+            axes.barh(row, width / 60, 0.7, (began - span[0]) / 60, color=_colour(panel, [value]))
         axes.text(0.01, row + 0.38, line.name, fontsize=6, va="bottom", transform=axes.get_yaxis_transform())
     axes.set_yticks([])
     axes.set_ylim(-0.5, max(len(lines), 3) - 0.2)
     axes.set_xlim(0, (span[1] - span[0]) / 60)
+
+
+def _stretches(points: Points) -> list[tuple[float, float, float]]:
+    """(from, to, value) of each stretch in which the value stays the same; up to the next one's beginning."""
+    found: list[tuple[float, float, float]] = []
+    for at, value in points:
+        if found:
+            began, _, before = found[-1]
+            found[-1] = (began, at, before)
+        if not found or found[-1][2] != value:
+            found.append((at, at, value))
+    return found
 
 
 def _bars(axes: Any, panel: Panel, lines: list[Line], span: tuple[float, float]) -> None:

@@ -153,7 +153,7 @@ def test_prometheus_own_linter_has_nothing_to_say_to_any_process(site):
 def test_pictures_are_drawn(site, tmp_path, capsys):
     """Of every kind of panel: they are in the rollout's and the quality's dashboards."""
     times = ["--from", str(site.began), "--to", str(time.time()), "--window", "10"]
-    names = ["rollout", "quality", "serving"]
+    names = ["rollout", "quality", "slo"]
     assert pictures.main(["--prometheus", site.prometheus.url, *times, "--out", str(tmp_path), *names]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     for name in names:
