@@ -14,12 +14,10 @@ from deploy.bench.screening_texts import LEAST, _after_hazard, answers
 async def test_the_guards_speed_shows_and_a_dead_guard_lets_nothing_through(tmp_path: Path) -> None:
     with site(tmp_path, real_guard=False) as place:
         async with screening.session_of(place) as session:
-            rows = await screening.first_tokens(session, 3)
+            rows = await screening.first_tokens(session, 2)
             by = {(row["guard"], row["mode"]): row for row in rows}
             assert by["slower", "prompt"]["p50"] >= screening.SLOWER > by["slower", "audit"]["p50"]
-            gaps = {row["mode"]: row for row in await screening.between_tokens(session, 1)}
-            assert gaps["enforce"]["first_p50"] > 60 * screening.GAP > gaps["audit"]["first_p50"]
-            states = await screening.unscreened(place, session, 0.3)
+            states = await screening.unscreened(place, session, 0.2)
     assert {row["guard"]: set(row["screened"]) for row in states} | {"10x load": set()} == {
         "no other load": set(), "well": {"200"}, "10x load": set(), "killed": {"503"}}  # fmt: skip
     assert "p50" in screening.table({"first_token": rows, "unscreened": states})
@@ -44,8 +42,9 @@ async def test_leaks_are_told_from_what_was_cleared_and_from_what_was_missed() -
     async def ask(mode: str, _content: str, say: str) -> Seen:
         return Seen(200, say if mode == "audit" or say != text else cut, [], 0.0)
 
-    def judge(_path: str, body: Any) -> tuple[int, Any]:
-        return 200, {"results": [{"score": 0.9 if body["items"][0]["text"] == cut else 0.2}]}
+    def judge(_path: str, body: Any) -> tuple[int, Any, dict[str, str]]:
+        score = 0.9 if body["items"][0]["text"] == cut else 0.2
+        return 200, {"results": [{"score": score}]}, {"content-type": "application/json"}
 
     with scripted(judge) as guard:
         audit, enforce = await screening_texts.leaks(ask, guard.url, 1)
