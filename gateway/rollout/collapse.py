@@ -7,6 +7,7 @@ over. Nothing here depends on the wall clock but how old the last feedback is.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from monitors.collapse import Calibration, CollapseDetector, Kind, Verdict
 from monitors.collapse.types import Why
 from monitors.stats.results import InsufficientData
 
+log = logging.getLogger("understudy.rollout")
 AGAIN = 60.0           # seconds before a baseline that was too small is counted again …
 MOST_SHARE = 0.05      # … or longer, so that counting takes at most this share of the time
 SAMPLES = 10           # answers named in a verdict
@@ -106,12 +108,18 @@ class CollapseWatch:
             return
         subject = self.subject
         self._stored = stored = self._store.load(subject.route, subject.version, subject.scope)
-        if stored.calibration:
-            self._detector = self._made(Calibration.from_json(stored.calibration))
-            if stored.state:
-                self._detector.restore(stored.state["detector"])
-                self._last_at, self.acknowledged = stored.state["last_at"], stored.state["acknowledged"]
-                self._samples.extend(stored.state["samples"])
+        if not stored.calibration:
+            return
+        try:
+            detector = self._made(Calibration.from_json(stored.calibration))
+            detector.restore(stored.state["detector"])
+            self._last_at, self.acknowledged = stored.state["last_at"], stored.state["acknowledged"]
+            self._samples.extend(stored.state["samples"])
+        except (KeyError, TypeError, ValueError) as error:  # written by another release
+            log.warning("the collapse detector of %s cannot be read and begins anew: %r", subject.version, error)
+            self._stored = replace(stored, calibration={}, state={})
+            return
+        self._detector = detector
 
     def _read(self, now: float, ratio_mismatch: bool) -> None:
         until = self._until()

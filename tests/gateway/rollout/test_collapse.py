@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -209,6 +210,18 @@ def test_what_an_operator_lets_pass_does_not_hold_again(site):
     fresh = site.watch()
     site.look(fresh, ratio_mismatch=True)
     assert fresh.verdict.holds and not fresh.holds      # also after a restart
+
+
+@pytest.mark.parametrize("broken", [{"state": {"detector": {}}}, {"calibration": {"n": 1}}, {"state": {}}])
+def test_what_another_release_wrote_begins_anew(site, broken, caplog):
+    watch = site.watch()
+    site.feed.give(site.new, collapsed(25, 300))
+    site.look(watch)
+    row = site.store.load("r", NEW, "after:1")
+    site.store.save(replace(row, **broken), calibrated=True)
+    fresh = site.watch()
+    assert site.look(fresh).kind is Kind.COLLAPSE and "begins anew" in caplog.text
+    assert site.store.load("r", NEW, "after:1").state["detector"]["mine"]["n"] == 300
 
 
 def test_other_routes_traffic_writes_nothing(site):
