@@ -88,7 +88,7 @@ class Accountant:
         watch = done.exchange.target.watch
         if watch is None:
             return
-        if watch.rollout and done.bad:
+        if watch.rollout and (done.flags or done.outcome is not Outcome.OK) and done.bad:
             self.events.hurry()
         if watch.guard is not None:
             trip = watch.guard.observe(done, time.monotonic())

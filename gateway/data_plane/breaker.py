@@ -52,10 +52,10 @@ class Guard:
         """Count one answer. A Trip when it was the last straw. `now`: monotonic seconds."""
         target, engine = done.exchange.target, done.upstream.name if done.upstream else ""
         if target.arm in UNBREAKABLE:
-            if done.failed:
-                self._sound.pop(engine, None)
-            elif done.outcome is Outcome.OK:
+            if done.outcome is Outcome.OK:  # most are, so this comes first
                 self._sound[engine] = now
+            elif done.failed:
+                self._sound.pop(engine, None)
             return None
         if done.outcome is Outcome.OK:
             self._streaks.pop(target.assignment, None)
