@@ -185,13 +185,13 @@ def handles(gateway: Gateway) -> int:
     return sum(len(list(Path(f"/proc/{child}/fd").iterdir())) for child in children)
 
 
-DRILL = '[screening]\nmode = "enforce"\nurl = "{}"\ntimeout = "300ms"\nconcurrency = 4\n[screening.routes.base]\nmode = "{}"\n'
+DRILL = '[screening]\nmode = "enforce"\nurl = "{}"\ntimeout = "{}"\nconcurrency = 4\n[screening.routes.base]\nmode = "{}"\n'
 
 
 async def test_a_guard_that_is_slow_wrong_or_full_lets_nothing_through_and_leaves_nothing_behind(tmp_path: Path) -> None:
     guard = Guarding()
     async with scripted_engine(guard) as judge, scripted_engine(talking) as url:
-        with serving(tmp_path, config=DRILL.format(judge, "audit")) as gateway:
+        with serving(tmp_path, config=DRILL.format(judge, "300ms", "audit")) as gateway:
             gateway.start()
             await routed(gateway, {"e0": url})
             async with client(gateway) as http:
@@ -223,7 +223,7 @@ async def test_ten_times_too_much_for_the_guard(tmp_path: Path) -> None:
     guard = Guarding()
     guard.does = "busy"
     async with scripted_engine(guard) as judge, scripted_engine(talking) as url:
-        with serving(tmp_path, config=DRILL.format(judge, "off")) as gateway:
+        with serving(tmp_path, config=DRILL.format(judge, "10s", "off")) as gateway:
             gateway.start()
             await routed(gateway, {"e0": url})
             async with client(gateway) as http, client(gateway) as others:
