@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitors import conventions as c
+from monitors.labels import ScreeningStage, Verdict
 from monitors.merged_values import merge
 from monitors.metrics import Recorder
 from monitors.shared_values import SharedValues
@@ -140,6 +141,19 @@ def test_what_answers_and_shadows_are_like(tmp_path: Path, recorder: Recorder) -
     assert found["reward_score"][*CALL[:3], "exact"][-1] == 1.0
     assert found["shadow_total"] == {("support", "shed"): [1]}
     assert found["breaker_trips_total"] == {CALL[:2]: [1]}
+
+
+def test_verdicts_exist_before_they_are_given(tmp_path: Path, recorder: Recorder) -> None:
+    recorder.screening_expected(*CALL[:2], ["S1"])
+    recorder.screened(*CALL[:2], stage=ScreeningStage.PROMPT, verdict=Verdict.UNSAFE, category="S1")
+    recorder.screening_took(ScreeningStage.PARTIAL, 0.25)
+    found = merged(tmp_path)
+    assert found["screening_total"] == {
+        (*CALL[:2], stage, verdict, category): [float(stage == "prompt" and verdict == "unsafe")]
+        for stage in ("prompt", "response")
+        for verdict, category in (("safe", ""), ("unavailable", ""), ("unsafe", "S1"))
+    }
+    assert count_of(found["screening_duration_seconds"][("partial",)]) == 1
 
 
 def test_the_snapshots_age_grows_by_itself(tmp_path: Path, recorder: Recorder) -> None:

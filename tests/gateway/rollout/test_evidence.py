@@ -45,6 +45,18 @@ def test_bad_answers_carry_their_arm_and_its_odds(records: Records):
     assert not evidence.read(records.course())
 
 
+def test_verdicts_on_answers_count_and_those_on_prompts_do_not(database):
+    watched = [{"name": "guard", "role": "primary"}, {"name": "unscreened"}]
+    records = Records(database, quick_plan(metric=watched))
+    records.answer(records.candidate, 1, flags=int(Flag.GUARD), outcome="blocked")
+    records.answer(records.stable, 2, flags=int(Flag.GUARD))
+    records.answer(records.candidate, 3, flags=int(Flag.UNSCREENED), outcome="blocked", status=503)
+    records.answer(records.candidate, 4, flags=int(Flag.UNSAFE_PROMPT), outcome="blocked")
+    evidence = reader(records)
+    evidence.read(records.course())
+    assert events(evidence) == {"guard": [(True, 0.2), (False, 0.2)], "unscreened": [(True, 0.2)]}
+
+
 def test_what_is_not_the_versions_fault_does_not_count(records: Records):
     records.error(records.candidate, 1, flags=int(Flag.ENGINE_DOWN))
     records.error(records.candidate, 2, status=503)
