@@ -40,7 +40,9 @@ def subjects(watched: Iterable[Watched], routes: Mapping[str, Route], now: float
         rollout, memory = one.course.rollout, one.course.memory
         key = (rollout.route, rollout.candidate, rollout.stable)
         if rollout.open and rollout.phase is Phase.RAMP:
-            yield Subject(*key, f"rollout:{rollout.id}", rollout.id), _mismatched(one)
+            for version in one.course.candidates:
+                scope = _scope(rollout, version)
+                yield Subject(rollout.route, version, rollout.stable, scope, rollout.id), _mismatched(one)
         elif watched_alone(rollout, routes.get(rollout.route), now):
             cursors = memory.after.get("cursors", (0, 0))
             yield Subject(*key, f"after:{rollout.id}", start=(int(cursors[0]), int(cursors[1]))), False
@@ -48,6 +50,13 @@ def subjects(watched: Iterable[Watched], routes: Mapping[str, Route], now: float
     for route in routes.values():
         if route.version is not None and route.name not in covered:
             yield Subject(route.name, route.version, route.version, "alone"), False
+
+
+def _scope(rollout: Rollout, version: str) -> str:
+    """The occasion: of several candidates each has one of its own."""
+    if rollout.phase is Phase.PROMOTED:
+        return f"after:{rollout.id}"
+    return f"rollout:{rollout.id}" + (f":{version}" if version != rollout.candidate else "")
 
 
 def _mismatched(watched: Watched) -> bool:
@@ -91,10 +100,15 @@ class CollapseDuty:
         if due and self._task is None:
             self._task = asyncio.create_task(self._look(due))
 
-    def of(self, rollout: Rollout) -> CollapseWatch | None:
-        """The watch over a rollout's candidate, in the ramp or after its promotion; None: there is none."""
-        scope = "after" if rollout.phase is Phase.PROMOTED else "rollout"
-        return self._watches.get((rollout.route, f"{scope}:{rollout.id}"))
+    def of(self, rollout: Rollout, version: str = "") -> CollapseWatch | None:
+        """The watch over a rollout's candidate (the first), in the ramp or after its promotion; None: there is none."""
+        return self._watches.get((rollout.route, _scope(rollout, version or rollout.candidate)))
+
+    def acknowledge(self, rollout: Rollout) -> None:
+        """An operator lets it go on."""
+        for version in rollout.candidates:
+            if (watch := self.of(rollout, version)) is not None:
+                watch.acknowledge()
 
     def verdict(self, rollout: Rollout) -> Verdict | None:
         """What it last showed."""

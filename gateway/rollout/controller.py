@@ -91,8 +91,8 @@ class Rollouts:
         before, now = watched.course.rollout, course.rollout
         lifted = watched.course.memory.hold is not None and course.memory.hold is None
         watched.replaced(course)
-        if lifted and self.collapse and (watch := self.collapse.of(now)):
-            watch.acknowledge()
+        if lifted and self.collapse:
+            self.collapse.acknowledge(now)
         if self.metrics:
             self.metrics.show(watched)
             if now.phase is Phase.ROLLED_BACK and before.phase is not now.phase:
@@ -158,7 +158,7 @@ class Rollouts:
 
     async def _facts(self, watched: Watched) -> Facts:
         course = watched.course
-        stable, trips, rewards = StableArm(), {}, self._rewards(watched)  # rewards: of the first candidate
+        stable, trips = StableArm(), {}
         if course.rollout.phase is not Phase.PREPARING:
             await asyncio.to_thread(watched.read)
             stable = watched.stable
@@ -169,15 +169,16 @@ class Rollouts:
             state, findings = self.plant.readiness(version), watched.findings_of(version)
             return Facts(
                 state.ready, state.fault, state.obstacle, findings, trips.get(version, ""), stable,
-                watched.analysis_of(version), *(rewards if version == course.rollout.candidate else ()),
+                watched.analysis_of(version), *self._rewards(watched, version),
             )  # fmt: skip
 
         return combined({version: own(version) for version in course.candidates}, watched.now)
 
-    def _rewards(self, watched: Watched) -> tuple[Verdict | None, bool]:
-        """What the collapse detector says, and whether that holds the ramp."""
-        watch = self.collapse.of(watched.course.rollout) if self.collapse else None
-        watched.collapse = watch.verdict if watch else watched.collapse
+    def _rewards(self, watched: Watched, version: str) -> tuple[Verdict | None, bool]:
+        """What the collapse detector says of a candidate, and whether that holds the ramp."""
+        watch = self.collapse.of(watched.course.rollout, version) if self.collapse else None
+        if watch and version == watched.course.rollout.candidate:
+            watched.collapse = watch.verdict
         return (watch.verdict, watch.holds) if watch else (None, False)
 
     async def _commit(self, watched: Watched, action: Action) -> bool:

@@ -70,6 +70,27 @@ async def promoted(world: World, feed: Feed):
     return controller, stable, candidate, rollout
 
 
+async def test_of_several_candidates_the_one_that_fools_the_reward_is_dropped(world, feed):
+    controller, stable, first = await serving(world)
+    second = world.push(seed=3)
+    feed.give(arm(world, "stable"), opinions(1, 700))
+    metric = [{"name": "error", "role": "primary", "margin": 0.001}]
+    thirds = quick_plan(step=[{**SLOW[0], "weight": "66.67%"}], metric=metric)
+    rollout = begin(world, first, thirds, rivals=[second])
+    await until(world, controller, Phase.RAMP)
+    mine, other, control = (f"a{one.assignment}" for version in (second, first, stable)
+                            for one in world.published().arms[:3] if one.version == version)  # fmt: skip
+    plain = opinions(5, 400, 1.5, 1.3)
+    feed.alternate(**{mine: opinions(4, 400, 3.0, 2.4), other: plain, control: opinions(6, 400, 1.5, 1.3)})
+    for _ in range(12):
+        await pass_time(world, controller, 1)
+        if (row := world.rollouts.get(rollout.id)).state["dropped"]:
+            break
+    assert row.open and list(row.state["dropped"]) == [second]
+    assert row.state["dropped"][second]["cause"] in ("collapse", "quality_regression")
+    assert world.registry.get(second).stage is Stage.QUARANTINED
+
+
 @pytest.mark.parametrize(("rows", "cause"), [(collapsed(2, 600), "collapse"), (regressed(3, 600), "quality_regression")])
 async def test_a_promoted_version_that_fools_the_reward_is_taken_back(world, feed, rows, cause):
     controller, stable, candidate, rollout = await promoted(world, feed)
