@@ -50,7 +50,9 @@ def _candidate(rollout: Rollout, version: str, incidents: Path | None) -> dict[s
 
 
 def _share(rollout: Rollout, version: str) -> float:
-    """Its share of the units; of a plan that cannot be read: what the row says."""
+    """Its share of the units; of a single candidate, or a plan that cannot be read: what the row says."""
+    if not rollout.rivals:
+        return rollout.weight
     try:
         return share_of(Course(rollout, from_json(rollout.plan), Memory.from_state(rollout.state)), version)
     except (ConfigError, TypeError, ValueError, KeyError):
