@@ -42,6 +42,7 @@ class Amounts:
 
     streams: int = 1000
     rate: float = 20.0  # tokens a second
+    length: float = 5.0  # seconds of one stream
     seconds: float = 10.0
     rounds: int = 2
     slow: int = 50
@@ -62,7 +63,8 @@ def pace(gateway: Running, engine: str, amounts: Amounts) -> Results:
     for number in range(amounts.rounds):
         for way in sorted(ways, reverse=bool(number % 2)):
             url, model, key, pid = ways[way]
-            work = Work(url, amounts.streams, amounts.seconds, 1.0, True, model, key, pid, cores["relay"], ramp=5.0)
+            ramp = amounts.streams / 200  # as many new ones a second
+            work = Work(url, amounts.streams, amounts.seconds, 1.0, True, model, key, pid, cores["relay"], ramp=ramp)
             rounds[way].append(load(work, cores["load"]))
     names = ("first_p50", "first_p99", "gap_p50", "gap_p99")
     found: Results = {way: {name: _median(of, name) for name in names} for way, of in rounds.items()}
@@ -136,7 +138,7 @@ def run(amounts: Amounts, say: Callable[[str], None]) -> Results:
     cores = cpu.plan()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-streams-")))
-        chunks = str(max(2, round(amounts.rate * 5)))  # streams of five seconds
+        chunks = str(max(2, round(amounts.rate * amounts.length)))
         engine = stack.enter_context(stand_in(folder, cores["upstream"], chunks, str(1 / amounts.rate)))
         gateway = stack.enter_context(understudy("on")(Site(engine, folder, cores["relay"], cores["load"])))
         say(f"{amounts.streams} streams of {amounts.rate:g} tokens/s")
@@ -180,7 +182,7 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     for name in ("streams", "rounds", "slow", "idle"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Amounts, name))
-    for name in ("rate", "seconds"):
+    for name in ("rate", "length", "seconds"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Amounts, name))
     parser.add_argument("--out", type=Path, help="JSON file")
     given = vars(parser.parse_args())

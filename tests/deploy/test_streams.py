@@ -71,7 +71,7 @@ def test_a_router_that_cannot_be_installed_is_said(tmp_path, monkeypatch):
 def test_a_small_run(tmp_path):
     out = tmp_path / "streams.json"
     command = [sys.executable, "-m", "deploy.bench.streams", "--streams", "40", "--seconds", "1", "--rounds", "1"]
-    command += ["--slow", "10", "--idle", "100", "--out", str(out)]
+    command += ["--length", "1", "--slow", "10", "--idle", "100", "--out", str(out)]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(out.read_text())
