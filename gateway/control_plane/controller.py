@@ -68,13 +68,11 @@ class Controller:
         self._switcher = Switcher(stores, bake)
         self.publisher = Publisher(stores.fleet, clock, parse_duration(settings.gateway.connect_timeout))
         self._plant = ControlPlant(self, stores, base, self._writer)
+        shown, tax = (metrics.rollouts, metrics.collapse) if metrics else (None, None)
         self.rollouts = Rollouts(
             RolloutStores(stores.rollouts, stores.evidence, stores.sums), self._plant,
-            settings.data_dir / "incidents", bake, clock, monotonic, metrics.rollouts if metrics else None,
-            CollapseDuty(
-                stores.collapse, settings, clock=clock, monotonic=monotonic,
-                metrics=metrics.collapse if metrics else None,
-            ),
+            settings.data_dir / "incidents", bake, clock, monotonic, shown,
+            CollapseDuty(stores.collapse, settings, clock=clock, monotonic=monotonic, metrics=tax),
         )  # fmt: skip
         self._hash_unit = hash_unit
         self._one_look = asyncio.Lock()
