@@ -34,10 +34,10 @@ demo: $(INSTALLED) ## adapters hot-swapped on a real vLLM on this CPU; keeps ser
 	@exec $(VENV)/bin/understudy demo $(ARGS)
 
 test: $(INSTALLED) ## the whole test suite
-	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager) && eval "$$settings" && exec $(PYTEST) $(ARGS)
+	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager valgrind) && eval "$$settings" && exec $(PYTEST) $(ARGS)
 
 test-fast: $(INSTALLED) ## without the tests that start an engine or take long
-	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager) && eval "$$settings" \
+	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager valgrind) && eval "$$settings" \
 		&& exec $(PYTEST) -m "not engine and not slow" $(ARGS)
 
 bench: $(INSTALLED) ## what the gateway costs beside nginx and other relays, in one run

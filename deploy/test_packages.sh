@@ -26,8 +26,8 @@ package_of() {
     case $1 in
         postgres) echo postgresql ;;
         alertmanager) echo prometheus-alertmanager ;;
-        nginx | prometheus | wrk) echo "$1" ;;
-        *) say "test_packages.sh: $1 is not one of postgres, nginx, prometheus, alertmanager, wrk"; exit 2 ;;
+        nginx | prometheus | valgrind | wrk) echo "$1" ;;
+        *) say "test_packages.sh: $1 is not one of postgres, nginx, prometheus, alertmanager, valgrind, wrk"; exit 2 ;;
     esac
 }
 
