@@ -132,7 +132,8 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
-    results: dict[str, Any] = {"worker": {str(routes): asyncio.run(in_worker(routes)) for routes in ROUTES}, "database": {}}
+    in_workers = {str(routes): asyncio.run(in_worker(routes)) for routes in ROUTES}
+    results: dict[str, Any] = {"worker": in_workers, "database": {}}
     for kind in KINDS:
         with database_url(kind) as url, tempfile.TemporaryDirectory(prefix="understudy-serial-") as folder:
             database = open_database(DatabaseSettings(url=url), Path(folder), upgrade=True)
