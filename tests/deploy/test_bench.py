@@ -17,7 +17,7 @@ from deploy.bench import cpu, measure, peers, processes, report, upstream
 from deploy.bench.load import Measured, Work, percentile, run
 from tests.support.tree import ROOT
 
-MEASURED = ("direct", "nginx", "understudy", "audit", "off", "aiohttp", "fastapi")  # what needs no installing
+MEASURED = ("direct", "nginx", "understudy", "audit", "fastapi")  # what needs no installing
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_short_run_from_the_command_line(tmp_path):
     out = tmp_path / "deep" / "bench.json"
     command = [sys.executable, "-m", "deploy.bench", "--rounds", "2", "--seconds", "0.4", "--connections", "4"]
     command += ["--out", str(out), "--no-streams", "--peers", ",".join(MEASURED)]
-    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(out.read_text())
     assert found["could_not_start"] == {} and set(found["rounds"]) == set(MEASURED)
