@@ -54,7 +54,7 @@ def in_words(found: Mapping[str, Any]) -> str:
     said = found["collapse"]
     lines.append(f"collapse detector: {said['verdict']}: {said['reason'][:150]}")
     if (reward := found["shadow_reward"]) is not None:
-        lines.append(f"shadow, same prompts: automated reward {reward:+.2f} against stable: no test of rewards could have caught it")
+        lines.append(f"shadow, same prompts: automated reward {reward:+.2f} against stable: no guard minds")
     return "\n".join(lines)
 
 
