@@ -104,7 +104,8 @@ class TableCompiler:
             elif entry.version in by_version:
                 found[name] = by_version[entry.version]
             elif not route.rollout:
-                found[name] = self._target(route.name, ArmName.STABLE, entry)
+                own = entry.arm if isinstance(entry, Arm) else ArmName.CANDIDATE
+                found[name] = self._target(route.name, own, entry)
         return found
 
     def _target(

@@ -100,7 +100,7 @@ def test_a_route_with_an_open_rollout_keeps_what_it_is_judged_by(made: Made):
     for assignment in (mine, other, arm):
         for response in made.answers(assignment, before - 1, before + 1, OLD + 6):
             made.score(response, OLD + 6, assignment)
-    made.store.append("shadow_pairs", [(rollout, "x-1", OLD, UNIT, "m", 1.0, 2.0)])
+    made.store.append("shadow_pairs", [(rollout, "x-1", OLD, UNIT, "m", 1.0, 2.0, arm)])
     for _ in range(2):
         made.prune()
         assert made.left("responses") == [before + 1, OLD + 6, before + 1, OLD + 6]

@@ -53,7 +53,7 @@ async def test_each_step_has_its_concurrency_and_counts_tokens():
     async with engine.serving() as url:
         points = await measure(Load(url, "m", 7, 6, seconds=0.4), (1, 3), heard.append)
     assert [point.concurrency for point in points] == [1, 3] and heard == points
-    assert engine.most == 3
+    assert 3 <= engine.most <= 4  # the last request of the step before is given up, and may not be over yet
     body = engine.bodies[0]
     assert (body["model"], len(body["prompt"]), body["max_tokens"], body["ignore_eos"]) == ("m", 7, 6, True)
     assert body["prompt"] != engine.bodies[1]["prompt"]
