@@ -7,7 +7,6 @@ the last worker has answered with the other version. Then nothing happens for a 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import json
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deploy.bench import cpu
+from deploy.bench import command, cpu
 from deploy.bench.control_site import ROUTE, Site, running
 from deploy.bench.databases import KINDS, database_url
 from deploy.bench.load import percentile
@@ -172,13 +171,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit status 1 when a request failed."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.control", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("control", __doc__)
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--idle", type=float, default=30.0, help="seconds to watch while nothing happens")
     parser.add_argument("--databases", default=",".join(KINDS), help="with commas; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
     for kind in options.databases.split(","):
@@ -191,9 +188,7 @@ def main() -> int:
             changes = measure_changes(site, options.workers, options.changes)
             print(f"{kind}: idle for {options.idle:.0f} s", file=sys.stderr, flush=True)
             results[kind] = {"changes": changes, "idle": measure_idle(site, options.idle)}
-    print(table(results))
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1))
+    command.report(table(results), results, options.out)
     return int(any(found["changes"]["failed_requests"] for found in results.values()))
 
 

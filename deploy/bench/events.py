@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from adapters import tables
 from adapters.database import open_database
 from adapters.response_store import ResponseStore, Row
 from adapters.settings import DatabaseSettings
+from deploy.bench import command
 from deploy.bench.databases import KINDS, database_url, servers_seconds
 from deploy.bench.load import percentile
 from gateway.data_plane.events import EventWriter
@@ -201,22 +201,18 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit status 1 when a record was lost."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.events", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("events", __doc__)
     parser.add_argument("--rate", type=float, default=5000.0, help="records a second, of all processes together")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the database")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rows", type=int, default=200_000, help="records that are there before")
     parser.add_argument("--databases", default=",".join(KINDS), help="with commas; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     results = {}
     for kind in options.databases.split(","):
         print(f"{kind}: {options.rate:.0f} a second for {options.seconds:.0f} s", file=sys.stderr, flush=True)
         results[kind] = measure(kind, options)
-    print(table(results))
-    if options.out:
-        options.out.write_text(json.dumps({"options": {**vars(options), "out": ""}, "results": results}, indent=1))
+    command.report(table(results), {"options": {**vars(options), "out": ""}, "results": results}, options.out)
     return int(any(one["lost"] for one in results.values()))
 
 

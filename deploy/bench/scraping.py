@@ -25,7 +25,7 @@ from adapters.database import open_database
 from adapters.fleet_store import FleetStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot, to_json
-from deploy.bench import cpu
+from deploy.bench import command, cpu
 from deploy.bench.load import MESSAGES, Work
 from deploy.bench.measure import load
 from deploy.bench.processes import free_port, started, wait_ready
@@ -159,18 +159,14 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit status 1 when a user's request failed."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.scraping", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("scraping", __doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--routes", type=int, default=20)
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     results = run(options)
-    print(table(results))
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1))
+    command.report(table(results), results, options.out)
     return int(any(r["errors"] for rounds in results.values() for r in rounds))
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import aiohttp
 
+from deploy.bench import command
 from deploy.bench.__main__ import machine
 from deploy.bench.load import percentile
 from deploy.bench.screening_site import ROUTES, Site, site
@@ -191,20 +192,16 @@ TIMES = frozenset({"p50", "p99", "added_p50", "added_p99", "longest", "first_p50
 
 def main() -> int:
     """Measure, print, write. Exit status 1 when anything leaked in enforce."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.screening", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("screening", __doc__)
     parser.add_argument("--rounds", type=int, default=100, help="requests of each kind for the time to first token")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each state of the guard")
     parser.add_argument("--texts", type=int, default=200, help="texts of each kind for leaks and F1")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     if min(options.rounds, options.texts) < 2 or options.seconds <= 0:
         parser.error("--rounds and --texts must be 2 or more, --seconds positive")
     found = asyncio.run(measure(options))
-    print(table(found))
-    if options.out:
-        date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        options.out.write_text(json.dumps({"date": date, "machine": machine(), **found}, indent=1))
+    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    command.report(table(found), {"date": date, "machine": machine(), **found}, options.out)
     return int(any(row["leaked_tokens"] for row in found["leaks"] if row["mode"] == "enforce"))
 
 

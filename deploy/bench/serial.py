@@ -6,7 +6,6 @@ worker's thread, compiled in its loop), of records written and deleted: in the p
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -23,6 +22,7 @@ from adapters.fleet_store import FleetStore
 from adapters.response_store import ResponseStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot, from_json, to_json
+from deploy.bench import command
 from deploy.bench.databases import KINDS, database_url, servers_seconds
 from deploy.bench.events import row
 from gateway.data_plane.breaker import Breakers
@@ -128,9 +128,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.serial", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser = command.parser("serial", __doc__)
     options = parser.parse_args()
     in_workers = {str(routes): asyncio.run(in_worker(routes)) for routes in ROUTES}
     results: dict[str, Any] = {"worker": in_workers, "database": {}}
@@ -139,9 +137,7 @@ def main() -> int:
             database = open_database(DatabaseSettings(url=url), Path(folder), upgrade=True)
             results["database"][kind] = in_database(database)
             database.close()
-    print(table(results))
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1))
+    command.report(table(results), results, options.out)
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import socket
 import statistics
 import sys
@@ -24,7 +23,7 @@ from adapters.database import Database, open_database
 from adapters.fleet_store import FleetStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Shadow, Snapshot, to_json
-from deploy.bench import cpu
+from deploy.bench import command, cpu
 from deploy.bench.load import Work
 from deploy.bench.measure import load
 from deploy.bench.processes import free_port, started, wait_ready
@@ -56,7 +55,7 @@ def publish(database: Database, engines: dict[str, str], rollout: int, state: st
     base = PinnedVersion(fleet.assignment("base", "base@0", "base", 1.0), "base@0", "base", ("user",))
     endpoints = tuple(Endpoint(name, url) for name, url in engines.items())
     fleet.publish(to_json(Snapshot(0, 0.0, base, (route,), (), endpoints)), time.time())
-    time.sleep(0.5)  # the worker polls every 50 ms
+    time.sleep(0.5)  # the worker looks every 40 ms
 
 
 def new_rollout(database: Database) -> int:
@@ -126,20 +125,16 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit status 1 when a user's request failed."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.shadow", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("shadow", __doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--concurrency", type=int, default=4, help="mirrored requests under way at once")
     parser.add_argument("--ceiling", type=int, default=64, help="requests in flight above which nothing is mirrored")
     parser.add_argument("--whole", action="store_true", help="whole answers, without a pause, instead of streams")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     results = run(options)
-    print(table(results))
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1))
+    command.report(table(results), results, options.out)
     return int(any(r["errors"] for rounds in results.values() for r in rounds))
 
 

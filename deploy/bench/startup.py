@@ -7,7 +7,6 @@ after some thousand requests. CPU seconds say what a start costs on a machine th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import json
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deploy.bench import cpu
+from deploy.bench import command, cpu
 from deploy.bench.control import resident
 from deploy.bench.control_site import ROUTE, UNDERSTUDY, running
 from deploy.bench.processes import free_port, started
@@ -91,21 +90,18 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
 
 def main() -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.startup", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("startup", __doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=3000)
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     found = measure(options.rounds, options.requests)
-    print(f"understudy --help: {found['help']:.2f} s ({found['help_cpu']:.2f} s of CPU)")
-    print(f"understudy serve: ready after {found['ready']:.2f} s ({found['cpu']:.2f} s of CPU)")
-    print(
+    text = (
+        f"understudy --help: {found['help']:.2f} s ({found['help_cpu']:.2f} s of CPU)\n"
+        f"understudy serve: ready after {found['ready']:.2f} s ({found['cpu']:.2f} s of CPU)\n"
         f"resident: worker {found['worker_fresh_mb']:.0f} MB, {found['worker_mb']:.0f} MB after {options.requests} "
         f"requests; parent {found['parent_mb']:.0f} MB, others {found['others_mb']:.0f} MB"
     )
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=1))
+    command.report(text, found, options.out)
     return 0
 
 

@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
 import resource
 import statistics
 import sys
@@ -25,7 +23,7 @@ from typing import Any
 
 import uvloop
 
-from deploy.bench import cpu
+from deploy.bench import command, cpu
 from deploy.bench.load import Work
 from deploy.bench.measure import load, stand_in
 from deploy.bench.ours import understudy
@@ -178,22 +176,18 @@ def failed(found: Results) -> bool:
 
 def main() -> int:
     """Measure, print, write. Exit status 1 when a stream failed."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.streams", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("streams", __doc__)
     for name in ("streams", "rounds", "slow", "idle"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Amounts, name))
     for name in ("rate", "length", "seconds"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Amounts, name))
-    parser.add_argument("--out", type=Path, help="JSON file")
     given = vars(parser.parse_args())
     out = given.pop("out")
     if min(given.values()) <= 0:
         parser.error("amounts must be positive")
     amounts = Amounts(**given)
     found = run(amounts, lambda text: print(text, file=sys.stderr, flush=True))
-    print("\n".join(lines(found, amounts)))
-    if out:
-        out.write_text(json.dumps(found, indent=1))
+    command.report("\n".join(lines(found, amounts)), found, out)
     return int(failed(found))
 
 

@@ -6,8 +6,6 @@ time a request says whether a worker gets dearer because there are others.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -15,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deploy.bench import command
 from deploy.bench.control_site import ROUTE, running
 from deploy.bench.databases import KINDS, database_url
 from deploy.bench.load import Work
@@ -57,21 +56,17 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit status 1 when a request failed."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench.workers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = command.parser("workers", __doc__)
     parser.add_argument("--workers", default="1,2,4", help="with commas; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--databases", default=",".join(KINDS), help="with commas; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     counts = [int(count) for count in options.workers.split(",")]
     results = {
         kind: measure(kind, counts, options.rounds, options.seconds) for kind in options.databases.split(",")
     }
-    print(table(results))
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1))
+    command.report(table(results), results, options.out)
     return int(any(one["errors"] for counts_of in results.values() for one in counts_of.values()))
 
 

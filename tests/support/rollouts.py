@@ -58,7 +58,7 @@ class Published:
         self.gateway.fleet.publish(to_json(Snapshot(0, 0.0, base, (route,), pinned, endpoints)), time.time())
 
     async def settled(self) -> None:
-        """Every worker has adopted it: they poll every 50 ms."""
+        """Every worker has adopted it: they look every 40 ms."""
         await asyncio.sleep(0.3)
 
 

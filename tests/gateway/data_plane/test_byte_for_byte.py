@@ -14,26 +14,13 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.data_plane.endpoints import ENDPOINTS
-from tests.support.raw_http import Answer, Wire, again, engine, post, unharmed, wire
-from tests.support.serving import SSE_HEAD, STABLE, Asked, Gateway, http_chunk, json_answer, routed, serving
+from tests.support.raw_http import Answer, Wire, again, engine, post, wire
+from tests.support.serving import SSE_HEAD, STABLE, Asked, Gateway, http_chunk, json_answer, routed
 
 PATHS = list(ENDPOINTS)
 CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS = PATHS
 ENGINE_MODEL = f'"{STABLE}"'.encode()
 USAGE = b'"usage":{"prompt_tokens":5,"total_tokens":7,"completion_tokens":2}'
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("serve")) as gateway:
-        gateway.publish({})
-        yield gateway.start()
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    with unharmed(running):
-        yield running
 
 
 def filled(template: bytes, asked: Asked) -> bytes:

@@ -5,32 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
-from tests.support.raw_http import Wire, ask, engine, once, post, resident, unharmed, wire
-from tests.support.serving import SSE_HEAD, Asked, Gateway, event, http_chunk, obliging, routed, serving
+from tests.support.raw_http import Wire, ask, engine, once, post, resident, wire
+from tests.support.serving import SSE_HEAD, Asked, Gateway, event, http_chunk, obliging, routed
 
 BODY = ask()
 LENGTH = b"content-length: %d\r\n" % len(BODY)
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("serve")) as gateway:
-        gateway.publish({})
-        yield gateway.start()
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    with unharmed(running):
-        yield running
 
 
 # What a request may look like, and must be answered as any other.

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator
 
-import pytest
-
-from tests.support.raw_http import Answer, again, ask, engine, once, post, unharmed, wire
+from tests.support.raw_http import Answer, again, ask, engine, once, post, wire
 from tests.support.serving import (
     CHAT,
     SSE_HEAD,
@@ -21,21 +18,7 @@ from tests.support.serving import (
     json_answer,
     obliging,
     routed,
-    serving,
 )
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("serve")) as gateway:
-        gateway.publish({})
-        yield gateway.start()
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    with unharmed(running):
-        yield running
 
 
 def whole(asked: Asked) -> bytes:

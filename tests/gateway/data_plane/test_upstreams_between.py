@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.left_out import find_program
-from tests.support.raw_http import again, ask, engine, once, post, unharmed, wire
+from tests.support.raw_http import again, ask, engine, once, post, wire
 from tests.support.serving import (
     SSE_HEAD,
     Asked,
@@ -43,12 +43,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> I
         gateway.environment["SSL_CERT_FILE"] = str(authority.file)
         gateway.publish({})
         yield gateway.start()
-
-
-@pytest.fixture
-def gateway(running: Gateway) -> Iterator[Gateway]:
-    with unharmed(running):
-        yield running
 
 
 async def large_or_streamed(asked: Asked, writer: asyncio.StreamWriter) -> None:
