@@ -66,6 +66,7 @@ model_list:
   - model_name: base
     litellm_params: {{model: hosted_vllm/base, api_base: "{upstream}/v1"}}
 litellm_settings: {{telemetry: false}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}  # it checks no key, on loopback
 """
 
 
