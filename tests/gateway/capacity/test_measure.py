@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from adapters.errors import EngineUnavailable
@@ -87,6 +88,21 @@ async def test_no_engine_at_all():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_a_real_vllm(real_engine: RealEngine):
-    one, four = await measure(Load(real_engine.url, "base", 20, 30, seconds=1.5), (1, 4))
-    assert four.tokens_per_second > one.tokens_per_second > 0
-    assert one.per_token > 0 and 0 < one.first_token < 60
+    """No more tokens than the engine itself counted, and most of those: how fast they came is the machine's affair."""
+    seconds = 1.5
+    transport = httpx.AsyncHTTPTransport(uds=real_engine.url.removeprefix("unix:"))
+    async with httpx.AsyncClient(base_url="http://engine", transport=transport) as client:
+        before = _generated((await client.get("/metrics")).text)
+        one, four = await measure(Load(real_engine.url, "base", 20, 30, seconds=seconds), (1, 4))
+        made = _generated((await client.get("/metrics")).text) - before
+    seen = (one.tokens_per_second + four.tokens_per_second) * seconds
+    # WARM of each step is not counted, nor are the answers given up at its end.
+    assert 0.4 * made < seen <= made
+    for point in (one, four):
+        assert point.per_token > 0 and 0 < point.first_token < 60
+
+
+def _generated(text: str) -> float:
+    """The engine's own count of tokens."""
+    lines = [line for line in text.splitlines() if line.startswith("vllm:generation_tokens_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
