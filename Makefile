@@ -18,7 +18,7 @@ INSTALL = @test -n "$(PYTHON)" || { echo "Understudy needs Python 3.11, 3.12 or 
 	make PYTHON=/path/to/python3.12" >&2; exit 1; }; \
 	$(PYTHON) deploy/install.py --venv $(VENV) --engine $(ENGINE) --torch-args "$(TORCH_ARGS)"
 
-.PHONY: help install demo test test-fast bench lint docs lock clean
+.PHONY: help install compiled demo test test-fast bench lint docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,17 +30,20 @@ $(INSTALLED): requirements.lock pyproject.toml deploy/install.py
 install: ## install into .venv, or bring it up to date
 	$(INSTALL)
 
-demo: $(INSTALLED) ## adapters hot-swapped on a real vLLM on this CPU; keeps serving until Ctrl-C
+compiled: $(INSTALLED)
+	@$(RUN) deploy/compile_hot_path.py 2>&1 | tee $(VENV)/compile.log | grep '^note:' || true
+
+demo: compiled ## adapters hot-swapped on a real vLLM on this CPU; keeps serving until Ctrl-C
 	@exec $(VENV)/bin/understudy demo $(ARGS)
 
-test: $(INSTALLED) ## the whole test suite
+test: compiled ## the whole test suite
 	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager valgrind) && eval "$$settings" && exec $(PYTEST) $(ARGS)
 
-test-fast: $(INSTALLED) ## without the tests that start an engine or take long
+test-fast: compiled ## without the tests that start an engine or take long
 	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager valgrind) && eval "$$settings" \
 		&& exec $(PYTEST) -m "not engine and not slow" $(ARGS)
 
-bench: $(INSTALLED) ## what the gateway costs beside nginx and other relays, in one run
+bench: compiled ## what the gateway costs beside nginx and other relays, in one run
 	@settings=$$(deploy/test_packages.sh nginx) && eval "$$settings" && exec $(RUN) -m deploy.bench $(ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy --strict, import contracts

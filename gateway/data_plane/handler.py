@@ -157,7 +157,7 @@ def _echo(headers: dict[bytes, bytes]) -> bytes:
 
 def _trace(headers: dict[bytes, bytes]) -> bytes:
     """The header lines of a trace, as they are passed on."""
-    return b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in sorted(_TRACE & headers.keys()))
+    return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in sorted(_TRACE.intersection(headers))])
 
 
 def _check_content(headers: dict[bytes, bytes]) -> None:

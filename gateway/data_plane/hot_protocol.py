@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -124,12 +126,11 @@ _NOBODY_WAITS = _NobodyWaits()
 
 
 class HotProtocol(Intake):
-    """One client connection. Make the class with `hot_protocol(worker)`."""
+    """One client connection. uvicorn makes them with `hot_protocol(worker)`."""
 
-    worker: Worker
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, worker: Worker, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.worker = worker
         self._limit = self.worker.settings.gateway.max_body_bytes
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -226,6 +227,6 @@ class HotProtocol(Intake):
             cycle.producer.resume()
 
 
-def hot_protocol(worker: Worker) -> type[HotProtocol]:
-    """The protocol class bound to a worker; uvicorn makes the instances."""
-    return cast(type[HotProtocol], type("BoundHotProtocol", (HotProtocol,), {"worker": worker}))
+def hot_protocol(worker: Worker) -> Callable[..., HotProtocol]:
+    """What uvicorn calls for each connection, bound to a worker."""
+    return partial(HotProtocol, worker)

@@ -63,9 +63,15 @@ class Decision:
 
 
 class Limiter:
-    """Opens or makes the file at `path`. `clock`: seconds, the same for all processes. Raises ConfigError."""
+    """Opens or makes the file at `path`. `clock`: seconds, the same for all processes. Raises ConfigError.
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    `boot`: since when that clock runs; what another boot left is forgotten. None: this machine's.
+    """
+
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.monotonic, boot: bytes | None = None
+    ) -> None:
+        header = _header(_this_boot() if boot is None else boot)
         self._clock = clock
         self._where: dict[str, tuple[int, bytes]] = {}  # key id → slot, tag
         self._overflow: dict[str, Floats] = {}
@@ -77,8 +83,8 @@ class Limiter:
                 # Reserved, not sparse: a store into a page the disk has no room for would kill the process.
                 os.posix_fallocate(self._file, 0, SLOTS * _SLOT)
                 self._bytes = mmap.mmap(self._file, SLOTS * _SLOT)
-                if self._bytes[:_SLOT] != _header():  # new, of another release, or from before a reboot
-                    self._bytes[:] = _header() + bytes((SLOTS - 1) * _SLOT)
+                if self._bytes[:_SLOT] != header:  # new, of another release, or from before a reboot
+                    self._bytes[:] = header + bytes((SLOTS - 1) * _SLOT)
             finally:
                 self._unlock(0)
         except OSError as error:
@@ -232,10 +238,13 @@ def _duration(seconds: float) -> bytes:
     return b"%dm%ds" % divmod(math.ceil(seconds), 60)
 
 
-def _header() -> bytes:
+def _header(boot: bytes) -> bytes:
     """What slot 0 must say: the format, and the boot, because the clock starts again with it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    except OSError:
-        boot = b""
     return b"limits 1" + hashlib.sha256(boot).digest()[: _SLOT - 8]
+
+
+def _this_boot() -> bytes:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return b""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import socket
 import sys
+from typing import Any, cast
 
 import uvicorn
 
@@ -22,14 +24,20 @@ BACKLOG = 4096
 COLLECT_EVERY = 20_000  # objects made and not yet freed; Python's own default, 700, is less than 64 requests hold
 SWITCH = 0.0005  # seconds a thread may go on while the loop waits for the interpreter: a tenth of Python's own default
 
+logger = logging.getLogger("understudy.worker")
 
-def run_worker(settings: Settings, listener: socket.socket) -> None:
-    """Serve until a signal. The supervisor may have been killed while this process was still importing."""
+
+def run_worker(settings: Settings, listener: socket.socket, interpreted: str) -> None:
+    """Serve until a signal. The supervisor may have been killed while this process was still importing.
+
+    `interpreted`: why the hot path is not machine code, if it is not.
+    """
     die_with_parent()
     supervisor = multiprocessing.parent_process()
     if supervisor is not None and os.getppid() != supervisor.pid:
         return
     configure("worker")
+    logger.info("the hot path runs %s", f"interpreted: {interpreted}" if interpreted else "as machine code")
     sys.setswitchinterval(SWITCH)
     app = DataPlane(settings)
     spare_collector()
@@ -50,7 +58,7 @@ def worker_config(settings: Settings, app: DataPlane) -> uvicorn.Config:
     """uvicorn as the data plane needs it."""
     return uvicorn.Config(
         app=app,
-        http=hot_protocol(app.worker),
+        http=cast(Any, hot_protocol(app.worker)),  # uvicorn calls it, whatever it is
         loop="uvloop",
         ws="none",
         lifespan="on",

@@ -176,7 +176,7 @@ def top_level(body: bytes) -> list[tuple[str, int, int]]:
             if depth == 0 and start >= 0:
                 members.append(_member(body, key, start, match.start()))
         elif depth == 1 and token == 0x3A and start < 0:
-            key, start = orjson.loads(body[slice(*last_string)]), match.end()
+            key, start = orjson.loads(body[last_string[0] : last_string[1]]), match.end()
         elif depth == 1 and token == 0x2C:
             members.append(_member(body, key, start, match.start()))
             start = -1

@@ -20,6 +20,7 @@ import typer
 
 from adapters.errors import ConfigError
 from gateway.config import Settings, ensure_data_dir, load_settings, parse_duration
+from gateway.data_plane.spawned import work
 from gateway.lifetime import LAME_DUCK
 from gateway.logs import configure
 from monitors.metrics_server import start_metrics_server
@@ -84,7 +85,7 @@ class Supervisor:
         self._stopping.set()
 
     def _start(self) -> SpawnProcess:
-        process = self._context.Process(target=_work, args=(self._settings, self._listener), name="worker")
+        process = self._context.Process(target=work, args=(self._settings, self._listener), name="worker")
         process.start()
         return process
 
@@ -124,13 +125,6 @@ class _Slot:
         self.deaths = 0
         self.restart_at: float | None = None
         self.unstartable = False
-
-
-def _work(settings: Settings, listener: socket.socket) -> None:
-    """Body of a worker process: what it needs is imported there, and not by the supervisor."""
-    from gateway.data_plane.process import run_worker
-
-    run_worker(settings, listener)
 
 
 def _refuse_openness(settings: Settings) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -13,7 +11,10 @@ from adapters import tables
 from adapters.snapshot import Arm, RouteState
 from adapters.types import Flag
 from gateway.data_plane.breaker import RECENT, Breakers, Guard
+from gateway.data_plane.exchange import Finished
+from gateway.data_plane.routing import Target
 from monitors.conventions import Outcome
+from tests.support.exchanges import finished, upstream
 from tests.support.rollouts import Published, eventually, rows
 from tests.support.serving import (
     ASK,
@@ -29,12 +30,11 @@ from tests.support.serving import (
 )
 
 
-def done(arm: str, outcome: Outcome = Outcome.OK, engine: str = "e0", status: int = 200, flags: int = 0) -> Any:
-    target = SimpleNamespace(arm=arm, assignment={"stable": 1, "candidate": 2, "holdout": 3}[arm], version="v")
-    failed = outcome is Outcome.TRUNCATED or (outcome is Outcome.ERROR and (status >= 500 or status == 200))
-    upstream = SimpleNamespace(name=engine) if engine else None
-    exchange = SimpleNamespace(target=target)
-    return SimpleNamespace(exchange=exchange, outcome=outcome, upstream=upstream, failed=failed, flags=flags)
+def done(arm: str, outcome: Outcome = Outcome.OK, engine: str = "e0", status: int = 200, flags: int = 0) -> Finished:
+    assignment = {"stable": 1, "candidate": 2, "holdout": 3}[arm]
+    target = Target("support", "v", arm, assignment, b'"m"', (b"", b""), (), ())
+    by = upstream(engine) if engine else None
+    return finished(target, outcome=outcome, status=status, flags=flags, upstream=by)
 
 
 def guard() -> Guard:
@@ -64,7 +64,7 @@ def test_it_trips_after_so_many_failures_in_a_row_and_once() -> None:
     [(done("stable", engine="e1"), 99.0)],  # by another engine
     [(done("stable"), 98.0), (done("stable", Outcome.ERROR, status=502), 99.0)],  # badly of late
 ])  # fmt: skip
-def test_failures_of_the_engine_are_not_the_candidates(before: list[tuple[Any, float]]) -> None:
+def test_failures_of_the_engine_are_not_the_candidates(before: list[tuple[Finished, float]]) -> None:
     found = guard()
     for answer, at in before:
         found.observe(answer, at)

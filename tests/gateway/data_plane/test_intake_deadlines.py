@@ -7,30 +7,22 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.data_plane import intake
+from gateway.data_plane.hot_protocol import hot_protocol
 from tests.support.raw_http import wire
-
-
-class Plain(intake.Intake):
-    """Everything goes to the application."""
-
-    def begin(self, headers: list[tuple[bytes, bytes]], version: str) -> None:
-        self.to_asgi(headers)
-
-    def complete(self) -> None:
-        HttpToolsProtocol.on_message_complete(self)
 
 
 @contextlib.asynccontextmanager
 async def hurried(seconds: float, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    """A server whose clients have `seconds` for a request, and three times as long between two."""
+    """A server whose clients have `seconds` for a request, and a second between two."""
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["path"] == "/echo":
@@ -44,9 +36,10 @@ async def hurried(seconds: float, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
     monkeypatch.setattr(intake, "BODY_TIMEOUT", seconds)
     monkeypatch.setattr(intake, "LINGER", 0.01)
-    config = uvicorn.Config(app, ws="none", lifespan="off", timeout_keep_alive=3 * seconds)  # type: ignore[arg-type]  # fractions work
+    config = uvicorn.Config(app, ws="none", lifespan="off", timeout_keep_alive=1)
     config.load()
-    make = lambda: Plain(config, ServerState(), {}, asyncio.get_running_loop())  # noqa: E731 - a factory
+    worker: Any = SimpleNamespace(settings=SimpleNamespace(gateway=SimpleNamespace(max_body_bytes=1 << 20)))
+    make = partial(hot_protocol(worker), config, ServerState(), {}, asyncio.get_running_loop())
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1]
     server.close()
