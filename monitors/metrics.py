@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable
+from typing import Final
 
 from monitors import conventions as c
 from monitors.labels import ScreeningStage, Verdict
 from monitors.shared_values import Counter, Histogram, SharedValues
 
 # What a child makes at once: a series must exist at 0 before its first failure, or rate() misses that failure.
-_EXPECTED = ((200, c.Outcome.OK), (502, c.Outcome.ERROR), (503, c.Outcome.ERROR), (504, c.Outcome.ERROR))
-_OF_A_VERSION = tuple(m for m in c.METRICS if "version" in m.labels and "route" in m.labels)
+_EXPECTED: Final = ((200, c.Outcome.OK), (502, c.Outcome.ERROR), (503, c.Outcome.ERROR), (504, c.Outcome.ERROR))
+_OF_A_VERSION: Final = tuple(m for m in c.METRICS if "version" in m.labels and "route" in m.labels)
 
 
 class RequestMetrics:

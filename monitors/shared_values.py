@@ -22,15 +22,15 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import orjson
 
 from adapters.errors import ConfigError
 from monitors.conventions import Metric
 
-SEGMENT_BYTES = 64 * 1024          # a multiple of every platform's page size
-SEGMENT_SLOTS = SEGMENT_BYTES // 8
+SEGMENT_BYTES: Final = 64 * 1024          # a multiple of every platform's page size
+SEGMENT_SLOTS: Final = SEGMENT_BYTES // 8
 VALUES, SERIES = ".values", ".series"
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
@@ -21,7 +22,8 @@ from gateway.data_plane.watch import MIRROR
 from monitors.conventions import EventKind, Outcome
 from monitors.metrics import Recorder
 
-_GUARD = int(Flag.GUARD)
+_GUARD: Final = int(Flag.GUARD)
+_OK: Final = Outcome.OK
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ class Accountant:
         """A mirrored request is over; `stable`: what the user got. Screened like what users get, then compared."""
         screen = done.exchange.target.screen
         done.benign = stable.benign  # the prompt is the same
-        if screen is None or done.outcome is not Outcome.OK:
+        if screen is None or done.outcome is not _OK:
             self._shadow(mirror, done, stable)
         else:
             screen.shadow(done, lambda: self._shadow(mirror, done, stable))
@@ -64,7 +66,7 @@ class Accountant:
             self._of_shadow(done)
         else:
             self._ask(done, self._of_shadow)
-        if done.outcome is Outcome.OK and stable.outcome is Outcome.OK:
+        if done.outcome is _OK and stable.outcome is _OK:
             self.evidence.pair(Pair(mirror.rollout, stable, done))
 
     def _of_shadow(self, done: Finished) -> None:
@@ -88,14 +90,14 @@ class Accountant:
         watch = done.exchange.target.watch
         if watch is None:
             return
-        if watch.rollout and (done.flags or done.outcome is not Outcome.OK) and done.bad:
+        if watch.rollout and (done.flags or done.outcome is not _OK) and done.bad:
             self.events.hurry()
         if watch.guard is not None:
             trip = watch.guard.observe(done, time.monotonic())
             if trip is not None:
                 self._tripped(trip)
         selected = done.exchange.selected
-        if selected & ~MIRROR and done.outcome is Outcome.OK:
+        if selected & ~MIRROR and done.outcome is _OK:
             self.evidence.offer(done)
         if selected & MIRROR and watch.mirror is not None and _answered(done):
             self.shadows.offer(watch.mirror, done)
@@ -122,7 +124,7 @@ class Accountant:
 
 def _answered(done: Finished) -> bool:
     """The version has answered, well or unsafely: what stable may be blocked for, the candidate must be tried with."""
-    return done.outcome is Outcome.OK or (done.outcome is Outcome.BLOCKED and done.flags & _GUARD != 0)
+    return done.outcome is _OK or (done.outcome is Outcome.BLOCKED and done.flags & _GUARD != 0)
 
 
 def _used(done: Finished) -> int:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from adapters.types import ApiKey
 from gateway.errors import forbidden, invalid_key
 
 INFERENCE, OPERATOR = "inference", "operator"
-KEY_FORM = b"us-"  # how adapters.keys begins every secret
+KEY_FORM: Final = b"us-"  # how adapters.keys begins every secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.data_plane.connection import Connection, Failure, Sink
 from gateway.data_plane.push import Headers
@@ -13,7 +13,7 @@ from gateway.errors import ApiError, bad_gateway, gateway_timeout, no_replica
 if TYPE_CHECKING:
     from gateway.data_plane.upstreams import Upstream
 
-TIMEOUTS = (Failure.FIRST_BYTE, Failure.IDLE, Failure.TOTAL)
+TIMEOUTS: Final = (Failure.FIRST_BYTE, Failure.IDLE, Failure.TOTAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
 from gateway.data_plane.push import Headers
 
-MAX_HEAD = 64 * 1024  # bytes of response headers; an engine's are a few hundred
-_LENGTHS = frozenset({b"content-length", b"transfer-encoding"})  # how the end of a body is told
+MAX_HEAD: Final = 64 * 1024  # bytes of response headers; an engine's are a few hundred
+_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})  # how the end of a body is told
 
 logger = logging.getLogger("understudy.connection")
 
@@ -173,7 +173,10 @@ class Connection(asyncio.Protocol):
         self._status = status
         headers, self._headers = self._headers, []  # trailers must not end up in the head
         known = dict(headers)
-        if sum(map(len, known.values())) > MAX_HEAD:
+        size = 0
+        for value in known.values():
+            size += len(value)
+        if size > MAX_HEAD:
             self.fail(Failure.PROTOCOL)
         self._until_close = status not in (204, 304) and _LENGTHS.isdisjoint(known)
         if known.get(b"content-encoding", b"identity").lower() != b"identity":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,10 @@ class Endpoint:
     streams: bool = True
 
 
-CHAT = Endpoint("chat", "/v1/chat/completions", "chatcmpl-", False, True, b"data: [DONE]", False)
-COMPLETIONS = Endpoint("completions", "/v1/completions", "cmpl-", False, True, b"data: [DONE]", False)
-RESPONSES = Endpoint("responses", "/v1/responses", "resp_", True, False, b"event: response.completed", True)
-MESSAGES = Endpoint("messages", "/v1/messages", "chatcmpl-", False, False, b"event: message_stop", True)
-EMBEDDINGS = Endpoint("embeddings", "/v1/embeddings", "embd-", False, False, b"", False, streams=False)
+CHAT: Final = Endpoint("chat", "/v1/chat/completions", "chatcmpl-", False, True, b"data: [DONE]", False)
+COMPLETIONS: Final = Endpoint("completions", "/v1/completions", "cmpl-", False, True, b"data: [DONE]", False)
+RESPONSES: Final = Endpoint("responses", "/v1/responses", "resp_", True, False, b"event: response.completed", True)
+MESSAGES: Final = Endpoint("messages", "/v1/messages", "chatcmpl-", False, False, b"event: message_stop", True)
+EMBEDDINGS: Final = Endpoint("embeddings", "/v1/embeddings", "embd-", False, False, b"", False, streams=False)
 
-ENDPOINTS = {endpoint.path: endpoint for endpoint in (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)}
+ENDPOINTS: Final = {endpoint.path: endpoint for endpoint in (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)}

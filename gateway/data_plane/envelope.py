@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from adapters.types import Flag
 from gateway.errors import ApiError, bad_gateway, gateway_timeout, retry_headers
 
-_LONGEST = 2000  # characters of an engine's message that are passed on
+_LONGEST: Final = 2000  # characters of an engine's message that are passed on
 NOT_FINITE, DOWN, BUSY = "upstream_not_finite", "upstream_down", "upstream_busy"  # codes of 502 and 503
 # What an engine says (in lower case) → what is wrong. The second is what all requests of a dead vLLM are told.
-_SIGNS = (
+_SIGNS: Final = (
     ("out of range float", "it computed no number", NOT_FINITE),
     ("enginecore encountered an issue", "it went away", DOWN),
 )
-_MEANING = {NOT_FINITE: Flag.NON_FINITE, DOWN: Flag.ENGINE_DOWN, BUSY: Flag.ENGINE_DOWN, "no_replica": Flag.ENGINE_DOWN}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
-_PATH = re.compile(r"(?<![\w./:])/(?!v1/)[\w.@+-]+(?:/[\w.@+-]+){2,}/?")
-_VALIDATION = re.compile(r"""\d+ validation errors?:\s+\{.*?'msg': (?:'([^']+)'|"([^"]+)")""", re.DOTALL)
-_REFUSED = "the engine refused the request"
-_ABSENT = "the engine does not offer this endpoint for the model it serves"
+_MEANING: Final = {
+    NOT_FINITE: Flag.NON_FINITE, DOWN: Flag.ENGINE_DOWN, BUSY: Flag.ENGINE_DOWN, "no_replica": Flag.ENGINE_DOWN,
+}  # fmt: skip
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]+")
+_PATH: Final = re.compile(r"(?<![\w./:])/(?!v1/)[\w.@+-]+(?:/[\w.@+-]+){2,}/?")
+_VALIDATION: Final = re.compile(r"""\d+ validation errors?:\s+\{.*?'msg': (?:'([^']+)'|"([^"]+)")""", re.DOTALL)
+_REFUSED: Final = "the engine refused the request"
+_ABSENT: Final = "the engine does not offer this endpoint for the model it serves"
 
 # Engine's status → our status, our code, what to say when the engine says nothing.
 _CLIENTS_FAULT: dict[int, tuple[int, str | None, str]] = {

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from adapters.types import Flag
 from gateway.data_plane.accounting import Accountant
@@ -28,9 +29,9 @@ from monitors.metrics import Recorder, RequestMetrics
 
 logger = logging.getLogger("understudy.handler")
 
-_TRACE = frozenset({b"traceparent", b"tracestate", b"baggage"})
-_NO_UNIT = int(Flag.NO_UNIT)
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_TRACE: Final = frozenset({b"traceparent", b"tracestate", b"baggage"})
+_NO_UNIT: Final = int(Flag.NO_UNIT)
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 @dataclass(slots=True)

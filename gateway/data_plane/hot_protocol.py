@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -21,8 +21,8 @@ from gateway.data_plane.push import Headers, Producer
 from gateway.data_plane.worker import Worker
 from gateway.errors import body_too_large
 
-_CLOSE = (b"connection", b"close")
-_PATHS = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
+_CLOSE: Final = (b"connection", b"close")
+_PATHS: Final = {path.encode(): endpoint for path, endpoint in ENDPOINTS.items()}
 
 
 class HotCycle:
@@ -63,7 +63,7 @@ class HotCycle:
             headers = [*headers, *always]
             self.keep_alive = self.keep_alive and _CLOSE not in headers
             headers = [header for header in headers if header != _CLOSE]
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        lines = b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         first = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         if (b"\n" + lines).find(b"\ncontent-length: ") >= 0:
@@ -122,7 +122,7 @@ class _NobodyWaits:
         """There is none to wake."""
 
 
-_NOBODY_WAITS = _NobodyWaits()
+_NOBODY_WAITS: Final = _NobodyWaits()
 
 
 class HotProtocol(Intake):
@@ -186,7 +186,8 @@ class HotProtocol(Intake):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_if_idle)

@@ -2,10 +2,12 @@
 
 An id is base64url, 48 characters, of
 
-    version 1 ‖ seconds 4 ‖ assignment 5 ‖ owner 4 ‖ unit 8 ‖ random 6 ‖ HMAC-SHA256 over all of these, first 8 bytes
+    version 1 ‖ time 6 ‖ assignment 5 ‖ owner 4 ‖ unit 8 ‖ random 4 ‖ HMAC-SHA256 over all of these, first 8 bytes
 
-With 64 bits of HMAC a forger who may try a million ids a second needs about 300,000 years. Nothing in an id comes
-from the client unhashed, and the client's X-Request-Id plays no part.
+The time, in 1/65536 s, stands first so that ids made together lie together in an index: each batch of records then
+writes a few pages of it, and not most of them (docs/profile.md). With 64 bits of HMAC a forger who may try a million
+ids a second needs about 300,000 years. Nothing in an id comes from the client unhashed, and the client's X-Request-Id
+plays no part.
 """
 
 from __future__ import annotations
@@ -17,14 +19,18 @@ import os
 import random
 import re
 import struct
+from binascii import b2a_base64
 from dataclasses import dataclass
+from typing import Final
 
-_FORMAT = 1
-_BODY = struct.Struct(">BIBI4s8s6s")  # the assignment is 5 bytes: its high byte, then the low four
+_FORMAT: Final = 2
+# Time: seconds, then their fraction; assignment: its high byte, then the low four.
+_BODY: Final = struct.Struct(">BIHBI4s8sI")
 _BODY_BYTES, _MAC_BYTES = _BODY.size, 8
-_LENGTH = (_BODY_BYTES + _MAC_BYTES) // 3 * 4
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")  # base64.urlsafe_b64encode does the same, in two calls of Python
+_LENGTH: Final = (_BODY_BYTES + _MAC_BYTES) // 3 * 4
 # What the endpoints put before an id (see endpoints.py), and what the engine uses on /v1/messages.
-_ID = re.compile(rf"(?:chatcmpl-|cmpl-|resp_|msg_|embd-)?([A-Za-z0-9_-]{{{_LENGTH}}})")
+_ID: Final = re.compile(rf"(?:chatcmpl-|cmpl-|resp_|msg_|embd-)?([A-Za-z0-9_-]{{{_LENGTH}}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +77,12 @@ class IdMinter:
 
     def mint(self, assignment: int, owner_tag: bytes, unit: bytes, now: float) -> str:
         """A new id, without the endpoint's prefix. `now` in seconds since the epoch."""
-        noise = random.getrandbits(48).to_bytes(6, "big")  # for uniqueness; the HMAC is what cannot be guessed
-        seconds = int(now) & 0xFFFFFFFF
-        body = _BODY.pack(_FORMAT, seconds, assignment >> 32, assignment & 0xFFFFFFFF, owner_tag, unit, noise)
-        return base64.urlsafe_b64encode(body + self._id_mac.digest(body)[:_MAC_BYTES]).decode("ascii")
+        noise = random.getrandbits(32)  # for uniqueness; the HMAC is what cannot be guessed
+        time = int(now * 65536.0)
+        seconds, fraction = time >> 16 & 0xFFFFFFFF, time & 0xFFFF
+        body = _BODY.pack(_FORMAT, seconds, fraction, assignment >> 32, assignment & 0xFFFFFFFF, owner_tag, unit, noise)
+        signed = body + self._id_mac.digest(body)[:_MAC_BYTES]
+        return b2a_base64(signed, newline=False).translate(_URL_SAFE).decode("ascii")
 
     def verify(self, text: str) -> ResponseId | None:
         """What the id says, or None when it is not one of ours. With or without the endpoint's prefix."""
@@ -85,7 +93,7 @@ class IdMinter:
         body, given = raw[:_BODY_BYTES], raw[_BODY_BYTES:]
         if not hmac.compare_digest(self._id_mac.digest(body)[:_MAC_BYTES], given):
             return None
-        version, seconds, high, low, owner_tag, unit, _ = _BODY.unpack(body)
+        version, seconds, _, high, low, owner_tag, unit, _ = _BODY.unpack(body)
         return ResponseId(match[1], seconds, high << 32 | low, owner_tag, unit) if version == _FORMAT else None
 
     def unit_hash(self, owner: str, unit: str | bytes) -> bytes:

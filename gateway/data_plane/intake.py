@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -19,15 +19,15 @@ from gateway.data_plane.envelope import render
 from gateway.errors import ApiError, bad_request, head_too_large, request_timeout
 
 LINGER = 2.0  # seconds a refused client may go on sending
-MAX_HEAD = 64 * 1024  # bytes of a head, beyond the packet it begins in
-MAX_HEADERS = 256
-PIPELINED = 16  # requests that may wait behind another before the connection is no longer read
-FRAMING = 8  # bytes of framing that each byte of a body may bring: it may come in chunks of one byte
+MAX_HEAD: Final = 64 * 1024  # bytes of a head, beyond the packet it begins in
+MAX_HEADERS: Final = 256
+PIPELINED: Final = 16  # requests that may wait behind another before the connection is no longer read
+FRAMING: Final = 8  # bytes of framing that each byte of a body may bring: it may come in chunks of one byte
 
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _BETWEEN, _HEAD, _BODY = range(3)  # where in a message the connection is
-_LOOKED_AT = frozenset({b"expect", b"transfer-encoding"})
-_HOP = frozenset({b"connection", b"upgrade", b"http2-settings"})
+_LOOKED_AT: Final = frozenset({b"expect", b"transfer-encoding"})
+_HOP: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
 class Intake(HttpToolsProtocol):
@@ -62,6 +62,10 @@ class Intake(HttpToolsProtocol):
         self._surplus = 0
         if self.timeout_keep_alive_task is not None:  # of a request before it in the same packet
             self._unset_keepalive_if_required()
+
+    def on_url(self, url: bytes) -> None:
+        """Collect."""
+        self.url = self.url + url  # += is more than mypyc can do with an attribute of uvicorn
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect; two of them matter here."""

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from adapters.errors import ConfigError
 from gateway.data_plane.auth import Principal
@@ -32,13 +32,13 @@ from monitors.conventions import LimitReason
 if TYPE_CHECKING:
     Floats = memoryview[float]
 
-WINDOW = 60.0  # seconds a full bucket lasts
-LONGEST_DEBT = 600.0  # seconds: what an answer longer than its estimate can cost at most
+WINDOW: Final = 60.0  # seconds a full bucket lasts
+LONGEST_DEBT: Final = 600.0  # seconds: what an answer longer than its estimate can cost at most
 SLOTS = 8192
-_MOST_WINDOWS = int(LONGEST_DEBT / WINDOW)
-_SLOT = 32  # bytes: tag 16, full again 2 × 8 (requests, tokens); slot 0 is the file's header
-_TAG = 16
-_TRIES = 200
+_MOST_WINDOWS: Final = int(LONGEST_DEBT / WINDOW)
+_SLOT: Final = 32  # bytes: tag 16, full again 2 × 8 (requests, tokens); slot 0 is the file's header
+_TAG: Final = 16
+_TRIES: Final = 200
 
 Header = tuple[bytes, bytes]
 

@@ -7,8 +7,7 @@ in the common case, so that everything the gateway does not interpret reaches th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -16,17 +15,17 @@ from gateway.data_plane.endpoints import Endpoint
 from gateway.errors import ApiError, bad_request
 
 # Keys whose value the gateway acts on: given twice, the engine would act on the last and we on who knows which.
-INTERPRETED = (
+INTERPRETED: Final = (
     "model", "stream", "stream_options", "user", "safety_identifier", "n", "metadata", "store", "background",
     "echo", "logprobs", "max_tokens", "max_completion_tokens", "max_output_tokens",
 )  # fmt: skip
-_QUOTED = {key: f'"{key}"'.encode() for key in INTERPRETED}
-_INTERPRETED = frozenset(INTERPRETED)
-_AS_KEY = {key: re.compile(rb'"%b"\s*:' % key.encode()) for key in INTERPRETED}
+_QUOTED: Final = {key: f'"{key}"'.encode() for key in INTERPRETED}
+_INTERPRETED: Final = frozenset(INTERPRETED)
+_AS_KEY: Final = {key: re.compile(rb'"%b"\s*:' % key.encode()) for key in INTERPRETED}
 
 # Never passed on: they steer the engine's internals, kill it (prompt_logprobs; see docs/engine.md), or promise state
 # that a gateway over many engines cannot keep.
-DENIED = {
+DENIED: Final = {
     "request_id": "the gateway assigns ids; send x-request-id to correlate",
     "priority": "priorities are the operator's",
     "kv_transfer_params": "it steers engine internals",
@@ -35,24 +34,29 @@ DENIED = {
     "previous_response_id": "answers are not stored: send the conversation in `input`",
 }
 
-_SPECIAL = frozenset({*DENIED, "background", "store", "echo"})  # most requests have none
+_SPECIAL: Final = frozenset({*DENIED, "background", "store", "echo"})  # most requests have none
 
-_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]')
+_MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]')
 
 
-@dataclass(slots=True)
 class ParsedRequest:
     """One inference request. `span` is where the value of the top-level `model` stands in `body`."""
 
-    endpoint: Endpoint
-    body: bytes
-    fields: dict[str, Any]
-    model: str
-    span: tuple[int, int]
-    stream: bool
-    unit: str | None
-    add_usage: bool  # the engine is asked for usage that the client did not ask for
+    __slots__ = ("add_usage", "body", "endpoint", "fields", "model", "span", "stream", "unit")
+
+    def __init__(  # noqa: PLR0917 (keywords cost time here)
+        self, endpoint: Endpoint, body: bytes, fields: dict[str, Any], model: str, span: tuple[int, int], stream: bool,
+        unit: str | None, add_usage: bool,
+    ) -> None:  # fmt: skip
+        self.endpoint = endpoint
+        self.body = body
+        self.fields = fields
+        self.model = model
+        self.span = span
+        self.stream = stream
+        self.unit = unit
+        self.add_usage = add_usage  # the engine is asked for usage that the client did not ask for
 
     def estimated_tokens(self) -> int:
         """Upper-ish guess for token limits before the engine has counted: 4 bytes a token, plus what may be written."""

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from adapters.snapshot import Snapshot
 from adapters.types import VERSION_PATTERN
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from gateway.data_plane.watch import Watch
     from monitors.metrics import RequestMetrics
 
-RULE_TEXT = 8192  # characters of a message that task-type rules look at: an operator's pattern may be slow
-_SCALE = 2.0**-64
+RULE_TEXT: Final = 8192  # characters of a message that task-type rules look at: an operator's pattern may be slow
+_SCALE: Final = 2.0**-64
 
 
 @dataclass(slots=True, eq=False)

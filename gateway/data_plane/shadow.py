@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -158,7 +158,7 @@ class ShadowCall:
         given = stable.exchange
         flags = int(Flag.SHADOW) | (given.flags & int(Flag.NO_UNIT))
         minted = owner.minter.mint(mirror.target.assignment, given.principal.owner_tag, given.unit, time.time())
-        self._exchange = replace(given, target=mirror.target, response_id=minted, flags=flags, reserved_tokens=0)
+        self._exchange = given.mirrored(mirror.target, minted, flags)
         self._upstream = upstream
         self._call: Call | None = None
         self._timer: asyncio.TimerHandle | None = None

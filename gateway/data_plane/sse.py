@@ -10,27 +10,29 @@ which costs as much as the search (docs/profile.md).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import Final
 
 from gateway.data_plane.endpoints import Endpoint
 
-MAX_EVENT = 16 * 1024**2  # bytes one event may have; logprobs of long answers reach some hundred kilobytes
+MAX_EVENT: Final = 16 * 1024**2  # bytes one event may have; logprobs of long answers reach some hundred kilobytes
 
-_INPUT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
-_OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
+_INPUT: Final = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
+_OUTPUT: Final = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
 # As vLLM writes it: one match in place of two searches.
-_VLLM_USAGE = re.compile(rb'"usage":\{"prompt_tokens":(\d{1,9}),"total_tokens":\d{1,9},"completion_tokens":(\d{1,9})')
-_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_VLLM_USAGE: Final = re.compile(
+    rb'"usage":\{"prompt_tokens":(\d{1,9}),"total_tokens":\d{1,9},"completion_tokens":(\d{1,9})'
+)
+_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 # Text, reasoning or a tool call that is not empty. In the bytes of one event or answer.
-_WRITTEN = re.compile(
+_WRITTEN: Final = re.compile(
     rb'"(?:content|text|delta|reasoning_content|reasoning|thinking|refusal|arguments|partial_json)"\s*:\s*"[^"]'
     rb'|"tool_calls"\s*:\s*\[\s*\{|"type"\s*:\s*"(?:tool_use|function_call)"'
 )
-_UNKNOWN = b"\0"  # no event begins like this
-_BLANK = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")  # behind a blank line
-_ERROR = re.compile(rb'(?:^|\n)(?:data: \{"error"|event: error\r?\n)')
-_NOTHING = (b'"', b"")  # what follows the opening quote of an empty text
-_TERMINAL = {
+_UNKNOWN: Final = b"\0"  # no event begins like this
+_BLANK: Final = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")  # behind a blank line
+_ERROR: Final = re.compile(rb'(?:^|\n)(?:data: \{"error"|event: error\r?\n)')
+_NOTHING: Final = (b'"', b"")  # what follows the opening quote of an empty text
+_TERMINAL: Final = {
     "chat": (b"data: [DONE]",),
     "completions": (b"data: [DONE]",),
     "responses": (b"event: response.completed", b"event: response.incomplete", b"event: response.failed"),
@@ -38,12 +40,21 @@ _TERMINAL = {
 }
 
 
-@dataclass(slots=True)  # not frozen: that would take three times as long to make
 class Usage:
     """Token counts as the engine reported them; None where it did not. Never changed."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    __slots__ = ("input_tokens", "output_tokens")
+
+    def __init__(self, input_tokens: int | None = None, output_tokens: int | None = None) -> None:
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and (
+            self.input_tokens == other.input_tokens and self.output_tokens == other.output_tokens
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # compared by tests, never a key
 
 
 def read_usage(data: bytes) -> Usage:

@@ -7,18 +7,19 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.data_plane.call import TIMEOUTS, Call, Timeouts
 from gateway.data_plane.connection import Connection, Failure, Sink
 
-POOL_IDLE = 4.0  # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
-MAX_POOLED = 512  # idle connections kept per engine
-MISSING_FOR = 2.0  # seconds a replica that denied a version is passed over for it
-SWEEP = 0.25  # seconds between two looks at the deadlines
-SILENCE = 5.0  # seconds without a byte for anybody after which an engine that kept a request waiting counts as gone
-SETTLE = 0.02  # seconds between a broken connection and the look whether the engine still listens
-LOOK = 0.2  # seconds that look may take
+POOL_IDLE: Final = 4.0  # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
+MAX_POOLED: Final = 512  # idle connections kept per engine
+MISSING_FOR: Final = 2.0  # seconds a replica that denied a version is passed over for it
+SWEEP: Final = 0.25  # seconds between two looks at the deadlines
+SILENCE: Final = 5.0  # seconds without a byte for anybody, after which an engine that keeps a request waiting is gone
+SETTLE: Final = 0.02  # seconds between a broken connection and the look whether the engine still listens
+LOOK: Final = 0.2  # seconds that look may take
 
 logger = logging.getLogger("understudy.upstreams")
 

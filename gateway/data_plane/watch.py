@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
 
 from adapters.snapshot import Arm, RouteState
 from gateway.data_plane.breaker import UNBREAKABLE, Guard
@@ -12,11 +13,11 @@ from gateway.data_plane.sampling import Allowance
 from monitors.conventions import ArmName
 
 # What is done with an answer's text, as bits.
-MEASURE = 1  # its statistics go into the histograms
-STORE = 2  # … and, with the graders' scores, into the database
-MIRROR = 4  # the shadow gets the same prompt
+MEASURE: Final = 1  # its statistics go into the histograms
+STORE: Final = 2  # … and, with the graders' scores, into the database
+MIRROR: Final = 4  # the shadow gets the same prompt
 
-STORED_PER_SECOND = 50.0  # answers of one route, over all workers and arms
+STORED_PER_SECOND: Final = 50.0  # answers of one route, over all workers and arms
 
 
 class Watch:
