@@ -55,8 +55,8 @@ class Connection(asyncio.Protocol):
     """A connection that is idle (`sink` is None) or carries one exchange."""
 
     __slots__ = (
-        "_head_size", "_headers", "_interim", "_lost", "_over", "_released", "_reusable", "_status", "_until_close",
-        "answered", "exchanges", "heard", "idle_since", "parser", "paused", "sink", "transport",
+        "_feed", "_head_size", "_headers", "_interim", "_lost", "_over", "_released", "_reusable", "_status",
+        "_until_close", "answered", "exchanges", "heard", "idle_since", "parser", "paused", "sink", "transport",
     )  # fmt: skip
 
     def __init__(self, released: Callable[[Connection, bool], None], lost: Callable[[Connection], None]) -> None:
@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self.exchanges = 0
         self.idle_since = 0.0
         self.parser = httptools.HttpResponseParser(self)
+        self._feed: Callable[[bytes], None] = self.parser.feed_data  # found once, not for every chunk
         self._reset()
 
     def _reset(self) -> None:
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
             return
         self.answered = self.heard = True
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if isinstance(error, httptools.HttpParserCallbackError):
                 logger.error("bug while relaying", exc_info=error)  # ours, not the engine's: it must not go unseen

@@ -75,17 +75,17 @@ class HotCycle:
         else:
             self._chunked = True
             end = b"transfer-encoding: chunked\r\n" + end
-        self._protocol.transport.write(b"%b%b%b" % (first, lines, end))  # at once: the stream was accepted
+        self._protocol.put(b"%b%b%b" % (first, lines, end))  # at once: the stream was accepted
 
     def write(self, data: bytes) -> None:
         """See Downstream."""
         if not data or self.disconnected:
             return
         if self._chunked:
-            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self._protocol.put(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             head, self._head = self._head, b""
-            self._protocol.transport.write(head + data)
+            self._protocol.put(head + data)
 
     def finish(self) -> None:
         """See Downstream."""
@@ -94,7 +94,7 @@ class HotCycle:
             return
         self._flush_head()
         if self._chunked:
-            self._protocol.transport.write(b"0\r\n\r\n")
+            self._protocol.put(b"0\r\n\r\n")
         self.response_complete = True
         if not self.keep_alive:
             self._protocol.transport.close()
@@ -103,7 +103,7 @@ class HotCycle:
     def _flush_head(self) -> None:
         head, self._head = self._head, b""
         if head:
-            self._protocol.transport.write(head)
+            self._protocol.put(head)
 
     # -- for the protocol -----------------------------------------------------------------------------------------
 
@@ -131,11 +131,17 @@ class HotProtocol(Intake):
     def __init__(self, worker: Worker, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.worker = worker
+        self.put: Callable[[bytes], None] = _nowhere  # transport.write, found once
         self._limit = self.worker.settings.gateway.max_body_bytes
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # -- what comes in --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Remember how to write."""
+        super().connection_made(transport)
+        self.put = transport.write
 
     def begin(self, headers: Headers, version: str) -> None:
         """Take the request, or leave it to uvicorn."""
@@ -226,6 +232,10 @@ class HotProtocol(Intake):
         cycle: object = self.answering
         if isinstance(cycle, HotCycle) and cycle.producer is not None:
             cycle.producer.resume()
+
+
+def _nowhere(_data: bytes) -> None:
+    """There is no connection yet."""
 
 
 def hot_protocol(worker: Worker) -> Callable[..., HotProtocol]:

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,7 @@ from monitors.metrics_server import start_metrics_server
 
 RESTART_AFTER = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds; a worker that dies again and again is not started in a frenzy
 STABLE_AFTER = 30.0  # seconds after which a worker's earlier deaths are forgotten
+LONGEST_REST = 5.0  # seconds between two looks at workers that live
 UNSTARTABLE = 3  # exit status of a worker whose start failed (uvicorn's)
 
 logger = logging.getLogger("understudy.serve")
@@ -65,7 +67,7 @@ class Supervisor:
         self._listener = listener
         self._context = multiprocessing.get_context("spawn")
         self._stopping = threading.Event()
-        self._signal = signal.SIGTERM
+        self._woken, self._waker = socket.socketpair()  # a signal ends a wait
         self._slots: list[_Slot] = []
 
     def run(self) -> None:
@@ -73,7 +75,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         self._slots = slots = [_Slot(self._start()) for _ in range(self._settings.gateway.workers)]
-        while not self._stopping.wait(0.1):
+        while not self._stopping.is_set():
+            self._rest(slots)
             for slot in slots:
                 self._look_after(slot)
         self._listener.close()  # or the kernel would go on queueing connections that nobody accepts
@@ -81,8 +84,15 @@ class Supervisor:
             slot.process.terminate()
         self._join(slots)
 
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping.set()
+        self._waker.send(b".")
+
+    def _rest(self, slots: list[_Slot]) -> None:
+        """Until a worker has ended, the next one is due, or a signal came."""
+        due = min((slot.restart_at for slot in slots if slot.restart_at is not None), default=float("inf"))
+        alive = [slot.process.sentinel for slot in slots if slot.restart_at is None]
+        wait([self._woken, *alive], max(0.0, min(due - time.monotonic(), LONGEST_REST)))
 
     def _start(self) -> SpawnProcess:
         process = self._context.Process(target=work, args=(self._settings, self._listener), name="worker")

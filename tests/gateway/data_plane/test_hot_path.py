@@ -19,7 +19,7 @@ async def path():
 
 async def test_answers_and_streams_are_the_clients_own(path: HotPath) -> None:
     written: list[bytes] = []
-    path.client.write = written.append  # type: ignore[method-assign]  # this wire remembers
+    path.protocol.put = written.append  # this wire remembers
     path.requests(1)
     path.streams(1, chunks=3)
     whole, *_ = written
