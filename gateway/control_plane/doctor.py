@@ -25,6 +25,7 @@ from adapters.keys import list_keys
 from adapters.registry import Registry
 from adapters.routes import RouteStore
 from adapters.types import HoldingState, Stage
+from gateway.compiled import why_not
 from gateway.config import Settings, ensure_data_dir, load_settings
 from gateway.control_plane.doctor_engines import check_engines
 from gateway.control_plane.doctor_guard import check_guard
@@ -46,6 +47,7 @@ def examine(config: Path | None) -> list[Finding]:
         return [fail("configuration", str(error), "")]
     findings = [ok("configuration", f"data_dir is {settings.data_dir}")]
     findings += looked_at("data_dir", lambda: _data_dir(settings))
+    findings += looked_at("hot path", _hot_path)
     findings += looked_at("base", lambda: _base(settings))
     if settings.engine.managed:
         findings += looked_at("vLLM", _vllm)
@@ -76,6 +78,14 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
     token = folder / FILE_NAME
     if token.exists() and stat.S_IMODE(token.stat().st_mode) & 0o077:
         yield fail("operator token", f"others can read {token}", f"chmod 600 {token}")
+
+
+def _hot_path() -> Iterator[Finding]:
+    reason = why_not()
+    if reason:
+        yield warn("hot path", f"it runs interpreted, at twice the CPU a request: {reason}", "see docs/profile.md")
+    else:
+        yield ok("hot path", "compiled for these sources")
 
 
 def _base(settings: Settings) -> Iterator[Finding]:
