@@ -186,7 +186,7 @@ def history(
         print_json(bodies)
         return
     rows = [_line(body, event) for body in reversed(bodies) for event in body["events"]]
-    print_table(rows, ("rollout", "route", "candidate", "at", "what", "by", "reason"), False)
+    print_table(rows, ("rollout", "route", "candidate", "at", "what", "cause", "by", "reason"), False)
     for body in bodies:
         for report in dict.fromkeys(filter(None, [body["incident"], *(c["incident"] for c in body["candidates"])])):
             typer.echo(f"report of rollout {body['id']}: {report}")
@@ -197,7 +197,7 @@ def _line(body: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "rollout": body["id"], "route": body["route"], "candidate": names(body), "at": when(event["at"]),
-        "what": event["kind"], "by": event["actor"], "reason": event["reason"],
+        "what": event["kind"], "by": event["actor"], "reason": event["reason"], "cause": event["numbers"].get("cause"),
     }  # fmt: skip
 
 

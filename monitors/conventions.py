@@ -142,7 +142,7 @@ RATIO_MISMATCH = Metric(
     "rollout_ratio_mismatch_log_evalue", "gauge",
     "Evidence that traffic is not split as configured.", _VERSION, since="0.2", merge="max"
 )
-ROLLBACKS = Metric("rollbacks_total", "counter", "Rollouts taken back.", ("route", "reason"), since="0.2")
+ROLLBACKS = Metric("rollbacks_total", "counter", "Versions taken back, by cause.", ("route", "reason"), since="0.2")
 SHADOW = Metric("shadow_total", "counter", "Mirrored requests by how they ended.", ("route", "outcome"), since="0.2")
 BREAKER = Metric(
     "breaker_trips_total", "counter",

@@ -21,7 +21,7 @@ from gateway.control_plane.resources import Services
 from gateway.errors import unavailable
 from gateway.rollout import operations
 
-ACTOR = "alertmanager"
+ACTOR, CAUSE = "alertmanager", "alert"   # who did it, and what it is counted as
 TRIES = 5                # of a rollout whose row is being changed by somebody else
 
 log = logging.getLogger("understudy.alerts")
@@ -114,6 +114,6 @@ def _roll_back(store: RolloutStore, route: str, alert: Alert) -> str:
         log.warning("alert %s began before rollout %d of route %s: not rolled back", alert.name, newest.id, route)
         return f"ignored: it began before rollout {newest.id} did"
     seen = None if newest is None else newest.generation
-    done = operations.roll_back(store, route, actor=ACTOR, reason=alert.reason, generation=seen)
+    done = operations.roll_back(store, route, cause=CAUSE, actor=ACTOR, reason=alert.reason, generation=seen)
     log.warning("rollout %d of route %s is rolled back: %s", done.id, route, alert.reason)
     return f"rollout {done.id} rolled back"

@@ -128,7 +128,7 @@ def _end(connection: Connection, change: Change, phase: Phase, weight: float, **
         **action.numbers,
     }
     values: dict[str, Any] = {"phase": phase.value, "weight": weight, "phase_since": change.now, "ended_at": change.now}
-    values["state"] = change.memory.to_state()
+    values["state"] = replace(change.memory, cause=action.cause).to_state()
     if rollout.rivals:
         numbers["candidate"] = more.get("candidate", rollout.candidate)
     return change_in(connection, rollout, _event(change, numbers), change.fence, **values, **more)

@@ -88,15 +88,13 @@ class Rollouts:
 
     def _changed(self, watched: Watched, course: Course) -> None:
         """An operator, or an alert, changed the row."""
-        before, now = watched.course.rollout, course.rollout
-        lifted = watched.course.memory.hold is not None and course.memory.hold is None
+        before = watched.course
         watched.replaced(course)
-        if lifted and self.collapse:
-            self.collapse.acknowledge(now)
+        if before.memory.hold is not None and course.memory.hold is None and self.collapse:
+            self.collapse.acknowledge(course.rollout)
         if self.metrics:
             self.metrics.show(watched)
-            if now.phase is Phase.ROLLED_BACK and before.phase is not now.phase:
-                self.metrics.rolled_back(now.route, "operator")
+            self.metrics.changed(before, course)
 
     async def tick(self, rollouts: Iterable[Rollout], routes: Iterable[Route]) -> bool:
         """Look at every rollout once. True when a row changed. Raises DatabaseError, Conflict (somebody else leads)."""

@@ -34,6 +34,8 @@ _CAUSES = {
                 "by hand, mend the grader (docs/collapse.md), and evaluate the version again",
     "quality_regression": "users like the answers less, and the reward agrees: compare them with those of the version "
                           "before on the same prompts",
+    "alert": "read the alert's runbook (docs/slo.md) and look at its objective over the time of the rollout: an alert "
+             "names a route, so make sure that it was this version, and not an engine, that broke it",
     "after_promotion": "compare the version's answers with those of the one before on the same prompts",
 }
 

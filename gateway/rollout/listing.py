@@ -23,7 +23,8 @@ def as_json(rollout: Rollout, incidents: Path | None = None) -> dict[str, Any]:
         "plan": rollout.plan.get("name", ""), "phase": rollout.phase.value, "step": rollout.step, "steps": len(steps),
         "weight": rollout.weight, "hold": rollout.state.get("hold"), "generation": rollout.generation,
         "started_at": rollout.started_at, "phase_since": rollout.phase_since, "ended_at": rollout.ended_at,
-        "seconds_in_step": rollout.state.get("credited", 0.0), "reason": rollout.reason, "units": seen.get("units", {}),
+        "seconds_in_step": rollout.state.get("credited", 0.0), "reason": rollout.reason,
+        "cause": rollout.state.get("cause", ""), "units": seen.get("units", {}),
         "first_ttft": seen.get("first_ttft"), "harm": seen.get("harm", []), "analysis": seen.get("analysis"),
         "collapse": seen.get("collapse"),
         "incident": str(incident_path(incidents, rollout)) if report and incidents else "",
@@ -43,6 +44,7 @@ def _candidate(rollout: Rollout, version: str, incidents: Path | None) -> dict[s
     return {
         "version": version, "state": "dropped" if dropped else "open" if rollout.open else ended,
         "share": _share(rollout, version), "reason": dropped["reason"] if dropped else "",
+        "cause": dropped["cause"] if dropped else "",
         "units": own.get("units", {}), "first_ttft": own.get("first_ttft"), "harm": own.get("harm", []),
         "analysis": own.get("analysis"),
         "incident": str(incident_path(incidents, rollout, version)) if report and incidents else "",

@@ -59,6 +59,7 @@ class Memory:
     crashes: Mapping[str, int] = field(default_factory=dict)       # restarts of each engine meanwhile
     seen: Mapping[str, Any] = field(default_factory=dict)          # the latest numbers, for listings
     incident: str = ""                 # file name of the report
+    cause: str = ""                    # of its end: what took it back, or why it was promoted or aborted
 
     def to_state(self) -> dict[str, Any]:
         """Plain JSON values."""

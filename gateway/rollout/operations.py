@@ -110,18 +110,19 @@ def promote(store: RolloutStore, route: str, version: str = "", **who: Any) -> R
     return _do(store, route, action, **who)
 
 
-def roll_back(store: RolloutStore, route: str, version: str = "", **who: Any) -> Rollout:
+def roll_back(store: RolloutStore, route: str, version: str = "", *, cause: str = "operator", **who: Any) -> Rollout:
     """Stable again for everybody; also a version that was promoted, while the one before is still kept.
 
-    `version`: of several candidates only this one; the others go on.
+    `version`: of several candidates only this one; the others go on. `cause`: what it is counted as, one of
+    gateway.rollout.report.CAUSES.
     """
 
     def action(rollout: Rollout, memory: Memory, now: float, actor: str, reason: str) -> tuple[Action, Memory]:
         if version and len(_left(rollout, memory, version)) > 1:
             said = f"{version}: " + (reason or f"rolled back by {actor}")
             drop = _here(rollout, Act.DROP, said, actor, hold=memory.hold)
-            return replace(drop, cause="operator", candidate=version), memory
-        return Action(Act.ROLL_BACK, reason or f"rolled back by {actor}", cause="operator", actor=actor), memory
+            return replace(drop, cause=cause, candidate=version), memory
+        return Action(Act.ROLL_BACK, reason or f"rolled back by {actor}", cause=cause, actor=actor), memory
 
     return _do(store, route, action, find=_open_or_promoted, **who)
 

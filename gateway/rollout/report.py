@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapters.rollouts import Phase
-from gateway.rollout.arms import phase_of, share_of
+from gateway.rollout.arms import Course, phase_of, share_of
 from monitors.conventions import (
     RATIO_MISMATCH,
     ROLLBACKS,
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # What takes a version back, beside the metrics of its plan.
 CAUSES = (
-    "after_promotion", "analysis", "breaker", "collapse", "load", "operator", "quality_regression", "stable_arm",
+    "after_promotion", "alert", "analysis", "breaker", "collapse", "load", "operator", "quality_regression",
+    "stable_arm",
 )  # fmt: skip
 HELD = "held"          # the label of a hold, beside that of the phase
 _ALL = (ROLLOUT_WEIGHT, ROLLOUT_PHASE, ROLLOUT_EVALUE, ROLLOUT_EFFECT, RATIO_MISMATCH)
@@ -60,6 +61,14 @@ class RolloutMetrics:
             for bound, value in bounds.items():
                 if value is not None:
                     gauge(ROLLOUT_EFFECT, *names, finding.metric, bound).set(value)
+
+    def changed(self, before: Course, after: Course) -> None:
+        """Somebody else than this controller changed a rollout: what was taken back by that counts too."""
+        if after.rollout.phase is Phase.ROLLED_BACK and before.rollout.phase is not Phase.ROLLED_BACK:
+            self.rolled_back(after.rollout.route, after.memory.cause or "operator")
+        for version, why in after.memory.dropped.items():
+            if version not in before.memory.dropped:
+                self.rolled_back(after.rollout.route, why["cause"])
 
     def rolled_back(self, route: str, cause: str) -> None:
         """A version was taken back."""

@@ -63,7 +63,10 @@ def test_an_alert_rolls_a_bad_version_back(tmp_path, capsys):
         ):
             by_alert = breach(plant, prometheus, plant.world.push(seed=2), HEALTHY, metric=UNSEEN)
             assert plant.rollout.reason.startswith("alert SloBurnsTooFast: SLO up of r: ")
-            assert plant.world.rollouts.events(plant.rollout.id)[-1].actor == "alertmanager"
+            last = plant.world.rollouts.events(plant.rollout.id)[-1]
+            assert (last.actor, last.numbers["cause"]) == ("alertmanager", "alert")
+            taken = 'understudy_rollbacks_total{route="r"} > 0'
+            plant.wait(lambda: reasons(prometheus, taken) == ["alert"], "it is not counted as an alert's")
             report = incident_path(plant.gateway.data_dir / "incidents", plant.rollout)
             plant.wait(report.exists, "there is no incident report")
             assert "SloBurnsTooFast" in report.read_text()
@@ -104,6 +107,10 @@ class Times:
 
     fired: float
     back: float
+
+
+def reasons(prometheus: Prometheus, query: str) -> list[str]:
+    return [series["metric"]["reason"] for series in prometheus.query(query)]
 
 
 def breach(plant: Plant, prometheus: Prometheus, candidate: str, healthy: float, **plan: object) -> Times:

@@ -91,7 +91,7 @@ def test_promote_rollback_and_history(cli, ramping, store):
     assert [e["kind"] for e in listed["events"]] == ["started", "moved", "released", "rolled_back"]
     assert "@" in listed["events"][-1]["actor"]
     table = good(cli("rollout", "history"))
-    assert "not sure" in table and "rolled_back" in table
+    assert "not sure" in table and "rolled_back" in table and "operator" in table
     assert json.loads(good(cli("adapter", "show", ramping.candidate, "--json")))["stage"] == "quarantined"
 
 

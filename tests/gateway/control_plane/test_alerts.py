@@ -13,6 +13,7 @@ from adapters.rollouts import Phase
 from gateway.control_plane.app import MAX_BODY, create_app
 from gateway.control_plane.resources import Services
 from gateway.rollout import operations
+from gateway.rollout.listing import as_json
 from tests.support.rolling import serving, until
 from tests.support.traffic import begin
 from tests.support.world import World
@@ -71,7 +72,8 @@ async def test_a_firing_alert_rolls_back_once(hook: Hook):
     (said,) = await hook.results(alert())
     assert "no rollout that could be rolled back" in said
     assert len(hook.world.rollouts.newest()) == 1
-    assert hook.world.rollouts.events(hook.rollout.id)[-1].actor == "alertmanager"
+    last = hook.world.rollouts.events(hook.rollout.id)[-1]
+    assert (last.actor, last.numbers["cause"], as_json(hook.rollout)["cause"]) == ("alertmanager", "alert", "alert")
 
 
 async def test_the_same_alert_twice_in_one_body(hook: Hook):

@@ -60,21 +60,36 @@ async def test_an_open_rollout_shows_where_it_is_and_why(world: World, traffic: 
     assert () in values(world, "rollout_ratio_mismatch_log_evalue")
 
 
-@pytest.mark.parametrize("by", ["evidence", "operator"])
+@pytest.mark.parametrize("by", ["evidence", "operator", "alert"])
 async def test_rollbacks_are_counted_by_cause(world: World, traffic: Traffic, measured, by):
     controller, _stable, candidate = measured
     begin(world, candidate)
     await until(world, controller, Phase.RAMP)
-    if by == "operator":
-        roll_back(world.rollouts, "r", actor="alice", now=world.clock.now)
+    if by != "evidence":
+        roll_back(world.rollouts, "r", cause=by, actor="alice", now=world.clock.now)
     else:
         traffic.ask(range(100), failing("candidate"))
     await pass_time(world, controller, 2)
     counted = values(world, "rollbacks_total")
-    assert {cause for cause, count in counted.items() if count} == {("error" if by == "evidence" else "operator",)}
+    assert {cause for cause, count in counted.items() if count} == {("error" if by == "evidence" else by,)}
     assert counted["breaker",] == 0.0  # there before it happens, or increase() would miss the first one
+    assert counted["operator",] + counted["alert",] + counted["error",] == 1.0
     assert values(world, "rollout_weight_ratio") == {(): 0.0}
     assert values(world, "rollout_phase")[("rolled_back",)] == 1.0
+
+
+async def test_one_of_several_that_an_operator_drops_is_counted(world: World, measured):
+    controller, _stable, candidate = measured
+    other = world.push(seed=3)
+    begin(world, candidate, rivals=[other])
+    await until(world, controller, Phase.RAMP)
+    roll_back(world.rollouts, "r", other, actor="alice", now=world.clock.now)
+    await pass_time(world, controller, 2)
+    assert {cause for cause, count in values(world, "rollbacks_total").items() if count} == {("operator",)}
+    roll_back(world.rollouts, "r", cause="alert", actor="alertmanager", now=world.clock.now)
+    await pass_time(world, controller, 2)
+    counted = values(world, "rollbacks_total")
+    assert (counted["operator",], counted["alert",]) == (1.0, 1.0)
 
 
 async def test_the_series_go_when_it_is_no_longer_looked_after(world: World, measured):
