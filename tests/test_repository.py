@@ -32,7 +32,7 @@ TESTED_ELSEWHERE = {
     "adapters.schema": "tests/adapters/test_database.py",
     "gateway.control_plane.fleet": CONTROLLER,
     **{f"gateway.data_plane.{name}": SERVE for name in (
-        "app", "asgi", "draining", "handler", "hot_protocol", "push", "relay", "server", "watcher", "worker",
+        "app", "asgi", "draining", "handler", "push", "relay", "server", "watcher", "worker",
     )},
     "gateway.lifetime": SUPERVISOR,
     "gateway.logs": SERVE,

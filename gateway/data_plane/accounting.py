@@ -14,7 +14,7 @@ from adapters.types import Flag
 from gateway.data_plane.breaker import Trip
 from gateway.data_plane.events import EventWriter
 from gateway.data_plane.evidence import Evidence, Pair
-from gateway.data_plane.exchange import Finished
+from gateway.data_plane.exchange import OK, Finished
 from gateway.data_plane.limits import Limiter
 from gateway.data_plane.mirror import Mirror
 from gateway.data_plane.shadow import Shadows
@@ -23,7 +23,6 @@ from monitors.conventions import EventKind, Outcome
 from monitors.metrics import Recorder
 
 _GUARD: Final = int(Flag.GUARD)
-_OK: Final = Outcome.OK
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ class Accountant:
         """A mirrored request is over; `stable`: what the user got. Screened like what users get, then compared."""
         screen = done.exchange.target.screen
         done.benign = stable.benign  # the prompt is the same
-        if screen is None or done.outcome is not _OK:
+        if screen is None or done.outcome is not OK:
             self._shadow(mirror, done, stable)
         else:
             screen.shadow(done, lambda: self._shadow(mirror, done, stable))
@@ -66,7 +65,7 @@ class Accountant:
             self._of_shadow(done)
         else:
             self._ask(done, self._of_shadow)
-        if done.outcome is _OK and stable.outcome is _OK:
+        if done.outcome is OK and stable.outcome is OK:
             self.evidence.pair(Pair(mirror.rollout, stable, done))
 
     def _of_shadow(self, done: Finished) -> None:
@@ -90,14 +89,14 @@ class Accountant:
         watch = done.exchange.target.watch
         if watch is None:
             return
-        if watch.rollout and (done.flags or done.outcome is not _OK) and done.bad:
+        if watch.rollout and (done.flags or done.outcome is not OK) and done.bad:
             self.events.hurry()
         if watch.guard is not None:
             trip = watch.guard.observe(done, time.monotonic())
             if trip is not None:
                 self._tripped(trip)
         selected = done.exchange.selected
-        if selected & ~MIRROR and done.outcome is _OK:
+        if selected & ~MIRROR and done.outcome is OK:
             self.evidence.offer(done)
         if selected & MIRROR and watch.mirror is not None and _answered(done):
             self.shadows.offer(watch.mirror, done)
@@ -124,7 +123,7 @@ class Accountant:
 
 def _answered(done: Finished) -> bool:
     """The version has answered, well or unsafely: what stable may be blocked for, the candidate must be tried with."""
-    return done.outcome is _OK or (done.outcome is Outcome.BLOCKED and done.flags & _GUARD != 0)
+    return done.outcome is OK or (done.outcome is Outcome.BLOCKED and done.flags & _GUARD != 0)
 
 
 def _used(done: Finished) -> int:

@@ -13,10 +13,9 @@ from typing import Final
 
 from adapters.snapshot import Arm, RouteState
 from adapters.types import Flag
-from gateway.data_plane.exchange import Finished
-from monitors.conventions import ArmName, Outcome
+from gateway.data_plane.exchange import OK, Finished
+from monitors.conventions import ArmName
 
-_OK: Final = Outcome.OK
 _DOWN: Final = int(Flag.ENGINE_DOWN)
 RECENT: Final = 30.0  # seconds within which stable must have been answered well by an engine for it to count as sound
 _FALLBACKS: Final = (ArmName.STABLE, ArmName.CONTROL, ArmName.HOLDOUT)  # who takes over, in this order
@@ -55,12 +54,12 @@ class Guard:
         """Count one answer. A Trip when it was the last straw. `now`: monotonic seconds."""
         target, engine = done.exchange.target, done.upstream.name if done.upstream else ""
         if target.arm in UNBREAKABLE:
-            if done.outcome is _OK:  # most are, so this comes first
+            if done.outcome is OK:  # most are, so this comes first
                 self._sound[engine] = now
             elif done.failed:
                 self._sound.pop(engine, None)
             return None
-        if done.outcome is _OK:
+        if done.outcome is OK:
             self._streaks.pop(target.assignment, None)
         elif done.failed and not done.flags & _DOWN and now - self._sound.get(engine, -RECENT) < RECENT:
             streak = self._streaks.get(target.assignment, 0) + 1

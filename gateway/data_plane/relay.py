@@ -15,7 +15,7 @@ from adapters.types import Flag
 from gateway.data_plane.call import TIMEOUTS, Call, as_error
 from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import meaning, render, sse_error
-from gateway.data_plane.exchange import Exchange, Finished
+from gateway.data_plane.exchange import OK, Exchange, Finished
 from gateway.data_plane.protocol import rewrite
 from gateway.data_plane.push import Downstream, Headers
 from gateway.data_plane.sse import StreamEditor, Usage, is_written, read_usage, restamp
@@ -23,9 +23,6 @@ from gateway.data_plane.upstreams import Upstream, choose
 from gateway.errors import ApiError, no_replica
 from monitors.conventions import Outcome
 
-_OK: Final = Outcome.OK  # an enum's member costs two look-ups
-_EMPTY: Final = int(Flag.EMPTY)
-_DOWN: Final = int(Flag.ENGINE_DOWN)
 MAX_BUFFERED: Final = 64 * 1024**2  # bytes of an unstreamed answer that are held to restamp it
 MAX_KEPT: Final = 1024**2  # bytes of a selected stream that are kept; of a longer one it is the beginning
 
@@ -163,9 +160,9 @@ class Relay:
             self.on_failure(Failure.TRUNCATED)
         else:
             if not editor.content:
-                self._flags |= _EMPTY
+                self._flags |= Flag.EMPTY
             self._down.finish()
-            self._done(200, _OK, self._usage())
+            self._done(200, OK, self._usage())
 
     def _end_json(self, body: bytes) -> None:
         body = restamp(body, self._exchange.target.stamped, self._exchange.public)
@@ -173,10 +170,10 @@ class Relay:
         self._down.write(body)
         self._down.finish()
         if self._exchange.request.endpoint.streams and not is_written(body):
-            self._flags |= _EMPTY
+            self._flags |= Flag.EMPTY
         if self._kept:
             self._buffer = [body]
-        self._done(200, _OK, read_usage(body))
+        self._done(200, OK, read_usage(body))
 
     def _end_error(self, body: bytes) -> None:
         """A refusal, in the client's terms. A replica that lost the adapter, or is shutting down, is replaced."""
@@ -224,10 +221,10 @@ class Relay:
         self._over = True
         exchange, now = self._exchange, time.monotonic()
         overhead, duration = (self._sent or now) - exchange.received, now - exchange.received
-        answer = b"".join(self._buffer) if self._kept and outcome is _OK else b""
+        answer = b"".join(self._buffer) if self._kept and outcome is OK else b""
         done = Finished(exchange, status, outcome, duration, self._ttft, overhead, usage)
         done.flags, done.upstream, done.answer = self._flags, self._upstream, answer
-        if self._suspect is not None and not self._flags & _DOWN:
+        if self._suspect is not None and not self._flags & Flag.ENGINE_DOWN:
             done.suspect = self._suspect
         self._finished(done)
 
