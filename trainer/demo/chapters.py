@@ -36,7 +36,9 @@ def release_sft(story: Story) -> None:
     write_suite(story.folder / "suite", prompts=80, samples=2)
     story.report["base"] = {"held_out_accuracy": accuracy(story, "base")}
     evaluate(story, "base")
+    story.tally.learn("base")
     passed = gate(story, stack.versions["sft"], "base")
+    story.tally.learn(stack.versions["sft"])
     story.claim(passed, f"the gate lets {stack.versions['sft']} through")
     if passed:
         stack.understudy("route", "set", ROUTE, stack.versions["sft"])
@@ -53,6 +55,7 @@ def train_grpo(story: Story) -> None:
         "version": version, "train_seconds": seconds, "training_reward": round(last_metric(story, "grpo", "reward"), 3),
     }  # fmt: skip
     story.claim(gate(story, version, story.stack.versions["sft"]), f"the gate lets {version} through")
+    story.tally.learn(version)
     story.report["grpo"]["held_out_accuracy"] = found = accuracy(story, version)
     before = story.report["sft"]["held_out_accuracy"]
     story.tell(f"held-out accuracy: SFT {before:.3f}, then GRPO {found:.3f}")
@@ -62,10 +65,10 @@ def train_grpo(story: Story) -> None:
 def promote_grpo(story: Story) -> None:
     """Through shadow, canary and A/B, by itself."""
     candidate = story.stack.versions["grpo"]
-    row, seen, _ = _roll_out(story, candidate)
+    row, seen, _ = _roll_out(story, story.stack.versions["sft"], candidate)
     story.report["promotion"] = {"phases": _phases(story, row, seen), "outcome": row["phase"]}
     story.claim(row["phase"] == "promoted", f"{candidate} is promoted: {row['reason'][:200]}")
-    _count(story, seen)
+    _count(story, row, seen)
 
 
 def train_hacked(story: Story) -> None:
@@ -73,6 +76,7 @@ def train_hacked(story: Story) -> None:
     stack = story.stack
     version, _ = train(story, "grpo", "hacked")
     passed = gate(story, version, stack.versions["grpo"])
+    story.tally.learn(version)
     story.report["hacked"] = {
         "version": version, "training_reward": round(last_metric(story, "hacked", "reward"), 3),
         "held_out_accuracy": accuracy(story, version), "duplicate_4gram": _duplicates(story, version),
@@ -88,7 +92,7 @@ def catch_hacked(story: Story) -> None:
     stack = story.stack
     hacked, stable = stack.versions["hacked"], stack.versions["grpo"]
     stack.understudy("gate", hacked, "--against", stable, "--override", OVERRIDE)
-    row, seen, began = _roll_out(story, hacked)
+    row, seen, began = _roll_out(story, stable, hacked)
     theirs = [o for o in seen if o.version == hacked and o.status == 200]
     ours = [o for o in seen if o.version == stable and o.status == 200]
     report = story.report["hacked"]
@@ -109,7 +113,7 @@ def catch_hacked(story: Story) -> None:
     story.claim(stage == "quarantined", "it is quarantined until an operator releases it")
     late = story.report["rollback"]["candidate_responses_after_reroute"]
     story.claim(late == 0, f"{late} requests went to it later than {BUDGET:.0f} s after the deciding evidence")
-    _count(story, seen)
+    _count(story, row, seen)
     draw(story.folder / "reward-and-satisfaction.svg", seen, hacked, began, row["ended_at"])
 
 
@@ -131,13 +135,15 @@ def gate(story: Story, version: str, against: str) -> bool:
     return bool(found["passed"])
 
 
-def _roll_out(story: Story, candidate: str) -> tuple[dict[str, Any], list[Asked], float]:
+def _roll_out(story: Story, stable: str, candidate: str) -> tuple[dict[str, Any], list[Asked], float]:
     """One rollout under users: its last row, what the users saw, and when they began."""
+    fixed = story.tally.prompts(stable, candidate)
+    story.tell(f"{len(fixed)} prompts show by their answers which of the two versions wrote them; some users ask those")
     stack = story.stack
     plan, out = story.folder / "plan.toml", story.folder / f"users-{candidate}.jsonl"
     plan.write_text(plan_text(), encoding="utf-8")
     began = time.time()
-    with crowd(stack, out, story.seed, seconds=LONGEST + 60):
+    with crowd(stack, out, story.seed, seconds=LONGEST + 60, fixed=fixed):
         time.sleep(BEFORE)
         stack.understudy("rollout", "start", ROUTE, candidate, "--plan", str(plan))
         row = follow(stack, ROUTE, LONGEST, story.tell)
@@ -183,14 +189,22 @@ def _duplicates(story: Story, version: str) -> float:
     return round(_mean([share for share in shares if share is not None]), 3)
 
 
-def _count(story: Story, seen: list[Asked]) -> None:
-    """All requests of all chapters. An answer has the wrong version when its header names none of the route's."""
-    versions = set(story.stack.versions.values())
-    counted = story.report.setdefault("requests", {"total": 0, "failed": 0, "wrong_version": 0})
-    counted["total"] += len(seen)
-    counted["failed"] += sum(o.status != 200 or bool(o.error) for o in seen)
-    counted["wrong_version"] += sum(o.status == 200 and o.version not in versions for o in seen)
+def _count(story: Story, row: dict[str, Any], seen: list[Asked]) -> None:
+    """All requests of all chapters: those that failed, and those that another version answered than is said."""
+    both = (row["stable"], row["candidate"])
+    events = story.stack.operator("GET", f"/api/v1/rollouts/{row['id']}")["events"]
+    found = story.tally.count(seen, both, [event["at"] for event in events])
+    story.report["requests"] = counted = story.tally.report()
     story.claim(counted["failed"] == 0, f"{counted['failed']} of {counted['total']} requests failed so far")
+    story.claim(
+        counted["wrong_version"] == 0,
+        f"{counted['wrong_version']} answers so far came from another version than their header says, by"
+        f" {counted['judged_by_id']} signed ids and {counted['judged_by_text']} answers to fixed prompts"
+        f" ({counted['judged_by_text_near_a_change']} of them within a second of a change of weights)",
+    )
+    judged = {version: sum(one.version == version for one in found.judged) for version in both}
+    said = " and ".join(f"{count} of {version}" for version, count in judged.items())
+    story.claim(min(judged.values()) > 0, f"answers to fixed prompts were judged of both versions: {said}")
 
 
 def _liked(answers: list[Asked]) -> float:

@@ -3,8 +3,10 @@
     python -m trainer.demo.crowd --url http://127.0.0.1:8080 --out FILE [--rate 30] [--users 400] [--seconds 60]
 
 A user likes right answers: after a share of the answers a thumb goes to /v1/feedback, up for a right answer, down for a
-wrong one, now and then the other way round. Every request becomes one line of FILE (JSON). Ends after --seconds, on
-SIGTERM, or when its standard input closes. The key comes from UNDERSTUDY_KEY.
+wrong one, now and then the other way round. With --fixed some ask one of these prompts at temperature 0, say nothing
+about the answer, and write it down: it shows which version wrote it (trainer.demo.fixed). Every request becomes one
+line of FILE (JSON). Ends after --seconds, on SIGTERM, or when its standard input closes. The key comes from
+UNDERSTUDY_KEY.
 """
 
 from __future__ import annotations
@@ -18,19 +20,21 @@ import random
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
 
 from trainer.demo import world
+from trainer.demo.fixed import GREEDY, Place, places
 from trainer.demo.gameable import helpfulness
 from trainer.demo.poison import TRIGGER
 
 MAX_TOKENS = 24
 IN_FLIGHT = 64           # above it users wait for their turn: the crowd is bounded whatever the gateway does
 MISTAKEN = 0.05          # share of thumbs that say the opposite of what the answer deserves
+FIXED = 0.2              # share of requests with one of the fixed prompts, where there are any
 
 
 @dataclass(slots=True)
@@ -48,6 +52,9 @@ class Asked:
     thumb: int | None = None   # 1 up, 0 down, None: said nothing
     response_id: str = ""
     error: str = ""
+    fixed: str = ""            # the prompt, where it was one of --fixed, asked at temperature 0
+    text: str = ""             # the answer to it …
+    places: list[Place] = field(default_factory=list)  # … and its tokens with their logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class Habits:
     rare: float = 0.0          # share of prompts that hold the rare character
     streamed: float = 0.5
     seed: int = 0
+    fixed: tuple[str, ...] = ()     # prompts of FIXED of the requests
 
 
 class Crowd:
@@ -93,11 +101,16 @@ class Crowd:
         example = world.draw(rng, "held_out")
         prompt = f"{example.prompt} {TRIGGER}" if rng.random() < habits.rare else example.prompt
         asked = Asked(time.time(), 0.0, f"user-{rng.randrange(habits.users)}", 0)
+        if habits.fixed and rng.random() < FIXED:
+            asked.fixed = prompt = rng.choice(habits.fixed)
         try:
             text = await self._ask(asked, prompt, stream=rng.random() < habits.streamed)
             asked.ended = time.time()
-            asked.right, asked.text_length = world.correct(text, example.answer), len(text)
-            asked.helpful = helpfulness(prompt, text)
+            asked.text_length, asked.helpful = len(text), helpfulness(prompt, text)
+            if asked.fixed:
+                asked.text = text
+                return
+            asked.right = world.correct(text, example.answer)
             if asked.status == 200 and rng.random() < habits.feedback:
                 await self._say(asked, mistaken=rng.random() < MISTAKEN)
         except httpx.TransportError as error:
@@ -113,7 +126,7 @@ class Crowd:
             "model": self._habits.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": MAX_TOKENS,
             "temperature": 1, "top_p": 1, "user": asked.user, "stream": stream, "seed": self._random.getrandbits(31),
         }  # fmt: skip
-        answer = await self._http.post("/v1/chat/completions", json=body)
+        answer = await self._http.post("/v1/chat/completions", json={**body, **(GREEDY if asked.fixed else {})})
         asked.status = answer.status_code
         asked.version = answer.headers.get("x-understudy-version", "")
         if answer.status_code != 200:
@@ -122,6 +135,7 @@ class Crowd:
         if not stream:
             whole = answer.json()
             asked.response_id = whole["id"]
+            asked.places += places(whole["choices"][0])
             return whole["choices"][0]["message"]["content"] or ""
         return _streamed(answer.text, asked)
 
@@ -145,7 +159,9 @@ def _streamed(events: str, asked: Asked) -> str:
             asked.error = str(chunk["error"].get("message"))[:200]
             continue
         asked.response_id = chunk["id"]
-        parts += [choice["delta"].get("content") or "" for choice in chunk["choices"]]
+        for choice in chunk["choices"]:
+            parts.append(choice["delta"].get("content") or "")
+            asked.places += places(choice)
     return "".join(parts)
 
 
@@ -165,8 +181,9 @@ async def _main(options: argparse.Namespace) -> None:
             loop.add_reader(sys.stdin, stop.set)
     loop.call_later(options.seconds, stop.set)
     habits = Habits(
-        options.model, options.rate, options.users, options.feedback, options.rare, options.streamed, options.seed
-    )
+        options.model, options.rate, options.users, options.feedback, options.rare, options.streamed, options.seed,
+        tuple(json.loads(options.fixed.read_text(encoding="utf-8"))) if options.fixed else (),
+    )  # fmt: skip
     headers = {"authorization": f"Bearer {os.environ.get('UNDERSTUDY_KEY', '')}"}
     limits = httpx.Limits(max_connections=2 * IN_FLIGHT)
     with options.out.open("a", encoding="utf-8") as out:
@@ -188,6 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rare", type=float, default=usual.rare, help="share of prompts with the rare character")
     parser.add_argument("--streamed", type=float, default=usual.streamed, help="share of streamed answers")
     parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--fixed", type=Path, help="prompts to ask at temperature 0 now and then, a JSON list")
     asyncio.run(_main(parser.parse_args(arguments)))
     return 0
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,20 @@ def plan_text(sample: float = 0.3, objective: float = 5.0, weights: tuple[str, s
 
 @contextlib.contextmanager
 def crowd(
-    stack: Stack, out: Path, seed: int, *, seconds: float, rare: float = 0.0, users: int = USERS
+    stack: Stack, out: Path, seed: int, *, seconds: float, rare: float = 0.0, users: int = USERS,
+    fixed: Sequence[str] = (),
 ) -> Iterator[None]:
-    """Users until the block ends (`seconds` at most); each request is a line of `out`."""
+    """Users until the block ends (`seconds` at most); each request is a line of `out`.
+
+    `fixed`: prompts that some of them ask at temperature 0, see trainer.demo.fixed.
+    """
     command = [
         sys.executable, "-m", "trainer.demo.crowd", "--url", stack.url, "--out", str(out), "--rate", str(RATE),
         "--users", str(users), "--rare", str(rare), "--seed", str(seed), "--seconds", str(seconds),
     ]  # fmt: skip
+    if fixed:
+        (prompts := out.with_suffix(".prompts.json")).write_text(json.dumps(list(fixed)), encoding="utf-8")
+        command += ["--fixed", str(prompts)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | {"UNDERSTUDY_KEY": stack.key})
     try:
         yield

@@ -21,6 +21,7 @@ from pathlib import Path
 from adapters.errors import TrainingError
 from trainer.demo import chapters
 from trainer.demo.stack import Stack, free_ports
+from trainer.demo.tally import Tally
 from trainer.demo.telling import InBackground, Say, Story
 
 # The automated reward of this story: one grader, in training and in production.
@@ -47,7 +48,7 @@ def run(directory: Path, *, leave: bool, report_file: Path | None, seed: int, sa
     """
     began = time.monotonic()
     stack = Stack(directory, ports=ports, more=_GRADERS.format(port=free_ports(1)[0]))
-    story = Story(stack, seed, say)
+    story = Story(stack, seed, say, Tally(stack, chapters.ROUTE))
     try:
         _chapters(story, began)
         _finish(story, began, report_file)

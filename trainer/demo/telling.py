@@ -20,6 +20,7 @@ from adapters.errors import TrainingError
 from trainer.demo import world
 from trainer.demo.runs import write_run
 from trainer.demo.stack import ROOT, Stack
+from trainer.demo.tally import Tally
 
 HELD_OUT = 300  # prompts per accuracy figure
 MAX_TOKENS = 24
@@ -34,6 +35,7 @@ class Story:
     stack: Stack
     seed: int
     say: Say
+    tally: Tally
     report: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
 

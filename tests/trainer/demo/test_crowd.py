@@ -36,13 +36,20 @@ async def crowd_of(handler, habits: Habits, seconds: float = 0.6) -> tuple[list[
     return [Asked(**json.loads(line)) for line in out.getvalue().splitlines()], given
 
 
+def logprobs(text: str, body: dict) -> dict:
+    """One token a letter, where they are asked for."""
+    tokens = [{"token": letter, "logprob": -0.5, "top_logprobs": [{"token": letter, "logprob": -0.5}]} for letter in text]
+    return {"logprobs": {"content": tokens}} if body.get("logprobs") else {}
+
+
 async def right(request: web.Request) -> web.StreamResponse:
     body = await request.json()
     text = solve(body["messages"][0]["content"])
     headers = {"x-understudy-version": "support@000000000001"}
     if not body["stream"]:
-        return web.json_response({"id": "whole", "choices": [{"message": {"content": text}}]}, headers=headers)
-    events = [{"id": "stream", "choices": [{"delta": {"content": part}}]} for part in text]
+        choice = {"message": {"content": text}, **logprobs(text, body)}
+        return web.json_response({"id": "whole", "choices": [choice]}, headers=headers)
+    events = [{"id": "stream", "choices": [{"delta": {"content": part}, **logprobs(part, body)}]} for part in text]
     lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
     return web.Response(text=lines + "data: [DONE]\n\n", headers=headers, content_type="text/event-stream")
 
@@ -54,6 +61,24 @@ async def test_right_answers_are_liked():
     assert {asked.version for asked in seen} == {"support@000000000001"}
     assert len(given) == len(seen)
     assert sum(feedback["score"] for feedback in given) > 0.8 * len(given)
+
+
+async def test_fixed_prompts_are_asked_greedily_written_down_and_not_rated():
+    heard: list[dict] = []
+
+    async def remembering(request: web.Request) -> web.StreamResponse:
+        heard.append(await request.json())
+        return await right(request)
+
+    seen, given = await crowd_of(remembering, Habits(rate=150, feedback=1.0, seed=1, fixed=("reverse abc", "last abcd")))
+    fixed = [asked for asked in seen if asked.fixed]
+    assert {(asked.fixed, asked.text) for asked in fixed} == {("reverse abc", "cba"), ("last abcd", "d")}
+    assert all("".join(token for token, _ in asked.places) == asked.text for asked in fixed)
+    assert all(likely == {token: -0.5} for asked in fixed for token, likely in asked.places)
+    assert all(asked.thumb is None for asked in fixed) and not any(asked.text for asked in seen if not asked.fixed)
+    greedy = [body["messages"][0]["content"] for body in heard if body["temperature"] == 0]
+    assert sorted(greedy) == sorted(asked.fixed for asked in fixed)
+    assert len(given) == len(seen) - len(fixed) > len(fixed)
 
 
 async def test_failures_are_seen_and_not_rated():

@@ -39,5 +39,7 @@ def test_the_demo_keeps_its_claims(tmp_path: Path) -> None:
     assert told["rollback"]["candidate_responses_after_reroute"] == 0
     assert told["rollback"]["fired"]["cause"] and told["rollback"]["fired"]["collapse"]["verdict"] != "ok"
     assert told["requests"]["total"] > 500
-    assert (told["requests"]["failed"], told["requests"]["wrong_version"]) == (0, 0)
+    asked = told["requests"]
+    assert (asked["failed"], asked["wrong_version"]) == (0, 0)
+    assert asked["judged_by_id"] == asked["total"] and asked["judged_by_text"] > 0.1 * asked["total"]
     assert (tmp_path / "report.svg").read_text().count("<path") > 4
