@@ -154,7 +154,7 @@ async def engines(gateway: Gateway, seed: int, limits: Limits) -> None:
 
 async def still_answers(gateway: Gateway) -> None:
     """A plain request, after everything; an engine that broke its connections is passed over for some seconds."""
-    for _ in range(150):
+    for _ in range(600):
         async with wire(gateway) as connection:
             connection.send(post(ask(user="plain", plain=1)))
             answer = await connection.answer()
@@ -178,7 +178,7 @@ async def fuzz(gateway: Gateway, name: str, seed: int, limits: Limits) -> None:
     with unharmed(gateway):
         before, open_before = resident(gateway), descriptors(gateway)
         await LIVE[name](gateway, seed, limits)
-        for _ in range(100):  # idle connections to the engine are closed after some seconds
+        for _ in range(600):  # idle connections to the engine are closed after some seconds
             if descriptors(gateway) <= open_before + 1 and gateway.metric("understudy_requests_in_flight") == 0:
                 break
             await asyncio.sleep(0.1)

@@ -20,7 +20,8 @@ from gateway.config import EngineSettings, Settings
 from gateway.rollout.plan import to_json
 from tests.support.fake_engine import FakeEngine
 from tests.support.peft import small_base
-from tests.support.serving import CHAT, ROOT, Gateway, free_port, serving
+from tests.support.ports import free_port
+from tests.support.serving import CHAT, ROOT, Gateway, serving
 from tests.support.traffic import quick_plan
 from tests.support.world import World
 
@@ -62,7 +63,7 @@ class Plant:
         """How often the engine was asked for it."""
         return sum(model == version for _, model in self.engine.chats)
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> float:
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 100.0) -> float:
         """When it became true (seconds since the epoch), or the test fails."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.serving import ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.serving import ROOT
 
 __all__ = ["GuardService"]
 

@@ -24,9 +24,9 @@ from adapters.settings import DatabaseSettings
 from tests.support.fake_engine import FakeEngine, fake_engine
 from tests.support.fake_weights import record_probes
 from tests.support.peft import small_base, write_adapter
+from tests.support.ports import free_port
 from tests.support.prometheus import PROMETHEUS_CONFIG, Prometheus, start_prometheus
 from tests.support.python import ROOT
-from tests.support.serving import free_port
 from trainer.training_metrics import TrainingMetrics
 
 CHAT = "/v1/chat/completions"
@@ -105,6 +105,7 @@ class Observed:
         self.began = time.time()
         self.prometheus: Prometheus
         self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
 
     # -- processes ----------------------------------------------------------------------------------------------
 
@@ -130,12 +131,13 @@ class Observed:
 
     def stop(self) -> None:
         """End it, gently first."""
+        self.http.close()
         if self.process is not None:
             self.process.terminate()
             time.sleep(0.3)
             self.process.terminate()  # once more: hurry
             try:
-                self.process.wait(40)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
@@ -179,11 +181,11 @@ class Observed:
                 "messages": [{"role": "user", "content": "hi"}]} | changes  # fmt: skip
         headers = {"authorization": f"Bearer {key}"} if key else {}
         url = f"http://127.0.0.1:{self.ports['gateway']}"
-        answer = httpx.post(url + CHAT, json=body, headers=headers, timeout=30)
+        answer = self.http.post(url + CHAT, json=body, headers=headers)
         if answer.status_code == 200 and not body["stream"]:
             score, kind = ((1.0, "thumb"), (0.0, "thumb"), (0.7, "rating"))[user // 2 % 3]
             said = {"response_id": answer.json()["id"], "score": score, "kind": kind}
-            accepted = httpx.post(url + "/v1/feedback", json=said, headers=headers, timeout=30)
+            accepted = self.http.post(url + "/v1/feedback", json=said, headers=headers)
             assert accepted.status_code == 202, accepted.text
         return answer
 
@@ -238,6 +240,12 @@ class Observed:
             self.engines[1].stop()
             load.result()
 
+    def seen(self) -> None:
+        """Wait until Prometheus has scraped every process of ours twice more: what happened last is in its rules, too."""
+        for _ in range(2):
+            now, ours = time.time(), 'up{job!="vllm"}'
+            self.prometheus.until(f"count((timestamp({ours}) > {now}) and ({ours} == 1)) == count({ours})", 90.0)
+
     def metric(self, name: str) -> list[str]:
         """The lines of a metric on the gateway's port."""
         text = httpx.get(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=30).text
@@ -272,5 +280,5 @@ def observed(folder: Path) -> Iterator[Observed]:
         run.logged({"reward": 0.6, "entropy": 0.9, "completions/mean_length": 21.0, "health.zero_variance_ratio": 0.2})
         run.looked({"gold": 0.4, "kl": 0.02})
         site.live()
-        time.sleep(1.5)  # two more scrapes: what happened last is seen
+        site.seen()
         yield site

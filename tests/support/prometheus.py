@@ -21,7 +21,7 @@ import httpx
 import yaml
 
 from tests.support.left_out import find_program
-from tests.support.serving import free_port
+from tests.support.ports import free_port
 from tests.support.tree import ROOT
 
 PROMETHEUS_CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"
@@ -68,7 +68,7 @@ class Prometheus(Server):
         """The series of a range query, each with "values": [[at, text], …]. Times in seconds."""
         return self.get("/api/v1/query_range", query=promql, start=start, end=end, step=step)["result"]
 
-    def until(self, promql: str, seconds: float = 30.0) -> list[Series]:
+    def until(self, promql: str, seconds: float = 90.0) -> list[Series]:
         """The answer of a query as soon as it is not empty. The test fails when it stays empty."""
         return _until(lambda: self.query(promql), seconds, f"{promql} stays empty")
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.serving import ASK, CHAT, Asked, Gateway, Script, scripted_engine
-
-PATIENCE = 20.0  # seconds for any one answer; the machine may be busy
+from tests.support.waiting import PATIENCE
 
 
 @dataclass(frozen=True)

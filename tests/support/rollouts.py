@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import select
 
 from adapters import tables
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Shadow, Snapshot, Tester, to_json
-from tests.support.serving import BASE, OTHER, STABLE, Gateway
+from tests.support.serving import BASE, OTHER, STABLE, Gateway, adopted
 
 
 def open_rollout(gateway: Gateway) -> int:
@@ -58,21 +56,11 @@ class Published:
         self.gateway.fleet.publish(to_json(Snapshot(0, 0.0, base, (route,), pinned, endpoints)), time.time())
 
     async def settled(self) -> None:
-        """Every worker has adopted it: they look every 40 ms."""
-        await asyncio.sleep(0.3)
+        """Every worker has adopted it."""
+        await adopted(self.gateway)
 
 
 def rows(gateway: Gateway, table: Any) -> list[dict[str, Any]]:
     """All rows of a table, in order."""
     with gateway.database.read() as connection:
         return [dict(row) for row in connection.execute(select(table).order_by(table.c.id)).mappings()]
-
-
-async def eventually(true: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """The first true value; the test fails when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := true():
-            return found
-        await asyncio.sleep(0.02)
-    raise AssertionError("it did not happen")

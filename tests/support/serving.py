@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,19 +22,14 @@ from adapters.database import open_database
 from adapters.fleet_store import FleetStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot, to_json
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 STABLE, OTHER = "support@aaaaaaaaaaaa", "support@bbbbbbbbbbbb"
 BASE = "base@000000000000"
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}]}
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Gateway:
@@ -89,17 +83,17 @@ class Gateway:
                 cwd="/",
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"serve ended with {self.process.returncode}: {self.log.read_text()}")
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(self.url + ready).status_code == 200:
+                if httpx.get(self.url + ready, timeout=20).status_code == 200:
                     return self
             time.sleep(0.05)
         raise AssertionError(f"serve did not become ready: {self.log.read_text()}")
 
-    def stop(self, number: int = signal.SIGTERM, wait: float = 30.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, wait: float = PATIENCE) -> int:
         """Signal the parent and wait for its end."""
         assert self.process is not None
         self.process.send_signal(number)
@@ -115,9 +109,17 @@ class Gateway:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum over the series of a metric that carry these labels."""
-        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics").text
+        return sum(self._values(name, labels))
+
+    def confirmed(self) -> float:
+        """When the worker that looked for a snapshot longest ago did so at the earliest (time.monotonic())."""
+        now = time.monotonic()
+        return now - max(self._values("understudy_route_snapshot_age_seconds", {}), default=now)
+
+    def _values(self, name: str, labels: dict[str, str]) -> list[float]:
+        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=20).text
         samples = (s for family in text_string_to_metric_families(text) for s in family.samples)
-        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+        return [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
 
 
 @contextlib.contextmanager
@@ -220,16 +222,19 @@ async def obliging(asked: Asked, writer: asyncio.StreamWriter) -> None:
 
 
 def client(gateway: Gateway, **options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=gateway.url, timeout=20, **options)
+    return httpx.AsyncClient(base_url=gateway.url, **{"timeout": PATIENCE} | options)
+
+
+async def adopted(gateway: Gateway) -> None:
+    """Every worker has looked for a snapshot since now, and switched to the one it found."""
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(2):  # the look that ends first may have begun before now
+            since = time.monotonic()
+            while gateway.confirmed() <= since:
+                await asyncio.sleep(0.02)
 
 
 async def routed(gateway: Gateway, engines: dict[str, str], **options: Any) -> None:
-    """Publish, and wait until the worker has switched."""
-    before = gateway.publish(engines, **options)
-    async with client(gateway) as http:
-        for _ in range(100):
-            await asyncio.sleep(0.05)
-            if (await http.get("/readyz")).status_code == 200:
-                await asyncio.sleep(0.1)
-                return
-    raise AssertionError(f"snapshot {before} was not adopted: {gateway.log.read_text()}")
+    """Publish, and wait until every worker has switched."""
+    gateway.publish(engines, **options)
+    await adopted(gateway)

@@ -1,13 +1,12 @@
 """What Prometheus sees of a run."""
 
-import socket
-
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.errors import ConfigError
 from monitors import conventions as c
+from tests.support.ports import free_port
 from trainer.training_metrics import FILE, TrainingMetrics
 
 
@@ -18,12 +17,6 @@ def values(text):
             assert sample.labels == {"run": "support-1", "algorithm": "grpo"}
             found[sample.name] = sample.value
     return found
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 LOGS = {"reward": 0.5, "entropy": 0.4, "completions/mean_length": 7, "health.zero_variance_ratio": 0.25, "loss": 1.0}

@@ -19,7 +19,7 @@ from gateway.control_plane.findings import Finding, looked_at, ok
 from gateway.engines.local import LocalEngine, write_state
 from tests.support.fake_engine import FakeEngine, fake_engine
 from tests.support.peft import small_base
-from tests.support.serving import free_port
+from tests.support.ports import free_port
 from tests.support.world import World
 
 

@@ -10,8 +10,8 @@ from gateway.config import RouteSettings, Settings
 from gateway.control_plane.doctor_guard import check_guard
 from gateway.control_plane.findings import Finding
 from gateway.screening_settings import ScreeningSettings
+from tests.support.ports import free_port
 from tests.support.scripted_http import scripted
-from tests.support.serving import free_port
 
 
 def found(url: str, **options: Any) -> list[Finding]:

@@ -17,8 +17,8 @@ import pytest
 from gateway.control_plane.up import shower
 from tests.support.fake_engine import FakeEngine, fake_engine
 from tests.support.peft import small_base
+from tests.support.ports import free_port
 from tests.support.python import ROOT
-from tests.support.serving import free_port
 
 
 class Up:

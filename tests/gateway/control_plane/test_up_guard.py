@@ -10,7 +10,7 @@ import pytest
 
 from tests.gateway.control_plane.test_up import Up, alive
 from tests.support.fake_engine import fake_engine
-from tests.support.serving import free_port
+from tests.support.ports import free_port
 
 
 def eventually_ready(url: str) -> None:
@@ -23,7 +23,7 @@ def eventually_ready(url: str) -> None:
 def reason(up: Up, prompt: str) -> str:
     """Why the base's answer ended."""
     body = {"model": "base", "messages": [{"role": "user", "content": prompt}]}
-    answer = httpx.post(f"http://127.0.0.1:{up.ports[0]}/v1/chat/completions", json=body, timeout=30)
+    answer = httpx.post(f"http://127.0.0.1:{up.ports[0]}/v1/chat/completions", json=body, timeout=90)
     return str(answer.json()["choices"][0]["finish_reason"])
 
 
@@ -31,7 +31,7 @@ def reason(up: Up, prompt: str) -> str:
 def test_the_guard_is_one_of_its_processes(tmp_path: Path):
     port = free_port()
     with fake_engine(tmp_path / "e.sock") as engine:
-        up = Up(tmp_path, engine, f'[screening]\nmode = "enforce"\nmodel = "demo"\nport = {port}\n')
+        up = Up(tmp_path, engine, f'[screening]\nmode = "enforce"\nmodel = "demo"\nport = {port}\ntimeout = "60s"\n')
         try:
             up.start().wait_for("ready after")
             up.wait_for(f"guard         http://127.0.0.1:{port}/v1/screen")

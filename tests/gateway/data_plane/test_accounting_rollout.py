@@ -25,7 +25,7 @@ from monitors.conventions import Outcome
 from monitors.metrics import Recorder
 from monitors.shared_values import SharedValues
 from tests.support.exchanges import finished
-from tests.support.rollouts import eventually
+from tests.support.waiting import eventually
 
 
 class Heard:

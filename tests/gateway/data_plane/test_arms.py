@@ -26,6 +26,7 @@ from gateway.data_plane.route_table import TableCompiler
 from gateway.errors import ApiError
 from tests.support.rollouts import Published, rows
 from tests.support.serving import ASK, CHAT, OTHER, STABLE, obliging, scripted_engine, serving
+from tests.support.waiting import PATIENCE
 
 UNIT = b"\x01\x02\x03\x04\x05\x06\x07\x08"
 
@@ -142,7 +143,7 @@ async def test_workers_agree_testers_are_theirs_and_only_operators_choose(tmp_pa
             published.publish(0.3, testers=(tester.hex(),))
             await published.settled()
             limits = httpx.Limits(max_keepalive_connections=0)
-            async with httpx.AsyncClient(base_url=gateway.url, timeout=20, limits=limits) as http:
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE, limits=limits) as http:
 
                 async def version(unit: str, key: str = team, **headers: str) -> str:
                     given = {"authorization": f"Bearer {key}", "x-understudy-unit": unit} | headers

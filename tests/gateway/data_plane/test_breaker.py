@@ -15,7 +15,7 @@ from gateway.data_plane.exchange import Finished
 from gateway.data_plane.routing import Target
 from monitors.conventions import Outcome
 from tests.support.exchanges import finished, upstream
-from tests.support.rollouts import Published, eventually, rows
+from tests.support.rollouts import Published, rows
 from tests.support.serving import (
     ASK,
     CHAT,
@@ -28,6 +28,7 @@ from tests.support.serving import (
     scripted_engine,
     serving,
 )
+from tests.support.waiting import eventually
 
 
 def done(arm: str, outcome: Outcome = Outcome.OK, engine: str = "e0", status: int = 200, flags: int = 0) -> Finished:
@@ -128,7 +129,8 @@ async def test_a_worker_takes_the_candidate_back_by_itself_and_says_so(tmp_path:
             async with client(gateway) as http:
                 answers = [await http.post(CHAT, json=ASK | {"user": f"u{n % 40}"}) for n in range(120)]
                 tripped = await eventually(lambda: rows(gateway, tables.rollout_events))
-                assert gateway.metric("understudy_breaker_trips_total", route="support", version=OTHER) == 1
+                trips = {"route": "support", "version": OTHER}
+                assert await eventually(lambda: gateway.metric("understudy_breaker_trips_total", **trips)) == 1
                 after = [await http.post(CHAT, json=ASK | {"user": f"u{n}"}) for n in range(40)]
                 served = {a["id"]: a["arm"] for a in rows(gateway, tables.assignments)}
                 published.step = 1  # another share, as after an operator's decision: it is tried again

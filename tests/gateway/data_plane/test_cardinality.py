@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitors import conventions as c
 from tests.support.serving import ASK, BASE, CHAT, OTHER, STABLE, Gateway, obliging, routed, scripted_engine, serving
+from tests.support.waiting import PATIENCE
 
 PATHS = (CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings")
 NAMES = ("x-understudy-unit", "x-understudy-route", "x-understudy-version", "x-understudy-arm", "x-request-id",
@@ -78,7 +79,7 @@ async def hammer(gateway: Gateway, seed: int, count: int = 240) -> set[int]:
     """So many hostile requests, some at once; the statuses."""
     hostile, seen = Hostile(seed), set()
     limits = httpx.Limits(max_keepalive_connections=8, max_connections=8)
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=20, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE, limits=limits) as http:
         good = (await http.post(CHAT, json=ASK)).json()["id"]
 
         async def one() -> None:

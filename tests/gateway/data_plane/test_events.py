@@ -1,7 +1,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from gateway.data_plane import events
 from gateway.data_plane.events import EventWriter
 from monitors.conventions import EventKind
 from tests.support.python import kill, start_python
+from tests.support.waiting import soon
 
 
 def response(number: int = 0, **changes: Any) -> tuple[Any, ...]:
@@ -38,14 +39,6 @@ def response(number: int = 0, **changes: Any) -> tuple[Any, ...]:
 
 def feedback(number: int = 0) -> tuple[Any, ...]:
     return (f"id-{number}", 1.0, 1, b"12345678", 0.5, "thumb", None)
-
-
-def until(true: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 class Store:
@@ -91,8 +84,8 @@ def test_a_bad_event_does_not_wait_for_the_next_batch(monkeypatch: pytest.Monkey
     writer.response(response(2, status=502))
     writer.record(EventKind.SCORE, ("id-1", 1.0, 1, b"12345678", "exact", 0.5))
     writer.hurry()
-    until(lambda: len(store.responses) == 2 and len(store.rows["scores"]) == 1)
-    writer.close(5.0)
+    soon(lambda: len(store.responses) == 2 and len(store.rows["scores"]) == 1)
+    writer.close(60.0)
 
 
 def test_evidence_reaches_a_real_database(database: Database) -> None:
@@ -106,7 +99,7 @@ def test_evidence_reaches_a_real_database(database: Database) -> None:
     assert writer.record(EventKind.ROLLOUT, (99, 1.0, "breaker", "worker 7", "of no rollout", numbers))
     assert writer.record(EventKind.PAIR, (1, "id-1", 1.0, b"12345678", "text.tokens", 3.0, 4.0, 2))
     assert writer.record(EventKind.SCORE, ("id-1", 1.0, 1, b"12345678", "exact", 0.5))
-    writer.close(10.0)
+    writer.close(60.0)
     with database.read() as connection:
         assert connection.execute(select(tables.rollout_events.c.numbers)).scalars().all() == [{"failures": 5}]
         assert connection.execute(select(tables.shadow_pairs.c.candidate)).scalars().all() == [4.0]
@@ -120,7 +113,7 @@ def test_rows_reach_a_real_database_in_order(database: Database) -> None:
     for number in range(1500):
         writer.response(response(number))
     assert all(writer.feedback(feedback(number)) for number in range(3))
-    assert writer.close(10.0) == 0
+    assert writer.close(60.0) == 0
     with database.read() as connection:
         ids = connection.execute(select(tables.responses.c.response_id).order_by(tables.responses.c.id)).scalars().all()
         assert ids == [f"id-{number}" for number in range(1500)]
@@ -136,7 +129,7 @@ def test_a_row_the_database_cannot_hold_does_not_cost_the_others(database: Datab
     writer.response(response(3, duration=None))
     writer.response((1, 2))
     writer.response(response(4))
-    writer.close(10.0)
+    writer.close(60.0)
     with database.read() as connection:
         ids = connection.execute(select(tables.responses.c.response_id).order_by(tables.responses.c.id)).scalars().all()
     assert ids == ["id-1", "id-4"]
@@ -151,12 +144,12 @@ def test_while_the_database_is_away_rows_wait_and_then_arrive_once(monkeypatch: 
     for number in range(1200):
         writer.response(response(number))
     writer.feedback(feedback())
-    until(lambda: store.tries > 3)
+    soon(lambda: store.tries > 3)
     assert store.responses == []
     store.away.clear()
-    until(lambda: len(store.responses) == 1200 and len(store.feedback) == 1)
+    soon(lambda: len(store.responses) == 1200 and len(store.feedback) == 1)
     assert [row[0] for row in store.responses] == [f"id-{number}" for number in range(1200)]
-    assert writer.close(5.0) == 0
+    assert writer.close(60.0) == 0
     assert not drops
 
 
@@ -164,7 +157,7 @@ def test_memory_is_bounded_and_every_drop_is_counted_by_kind() -> None:
     store, drops = Store(), Drops()
     store.away.set()
     writer = EventWriter(store, drops, capacity=100)
-    until(lambda: not writer._stop.is_set())
+    soon(lambda: not writer._stop.is_set())
     accepted = 0
     for number in range(1000):
         writer.response(response(number))
@@ -183,7 +176,7 @@ def test_what_arrives_just_before_closing_is_written() -> None:
     writer = EventWriter(store, drops)
     for number in range(5 * events.BATCH):
         writer.response(response(number))
-    assert writer.close(10.0) == 0
+    assert writer.close(60.0) == 0
     assert len(store.responses) == 5 * events.BATCH
 
 
@@ -232,11 +225,16 @@ def test_kill_9_loses_at_most_the_last_moment_and_damages_nothing(tmp_path: Path
     database = open_database(DatabaseSettings(), tmp_path)
     process = start_python(KILLED, tmp_path)
     assert process.stdout is not None
+    ids = select(tables.responses.c.response_id).order_by(tables.responses.c.id)
+
+    def stored() -> list[str]:
+        with database.read() as connection:
+            return list(connection.execute(ids).scalars())
+
     while int(process.stdout.readline()) < 2000:
         pass
+    before = soon(lambda: process.stdout.readline() and len(found := stored()) > 500 and found)  # type: ignore[union-attr]
     kill(process)
-    with database.read() as connection:
-        ids = connection.execute(select(tables.responses.c.response_id).order_by(tables.responses.c.id)).scalars().all()
-    assert ids == [f"id-{number}" for number in range(len(ids))]
-    assert len(ids) > 500
+    after = stored()
+    assert after[: len(before)] == before and after == [f"id-{number}" for number in range(len(after))]
     database.close()

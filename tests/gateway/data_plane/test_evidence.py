@@ -14,7 +14,7 @@ from adapters.types import Flag
 from gateway.data_plane import evidence
 from gateway.data_plane.evidence import Evidence
 from monitors.conventions import EventKind
-from tests.support.rollouts import Published, eventually, rows
+from tests.support.rollouts import Published, rows
 from tests.support.serving import (
     ASK,
     CHAT,
@@ -27,9 +27,11 @@ from tests.support.serving import (
     event,
     http_chunk,
     json_answer,
+    routed,
     scripted_engine,
     serving,
 )
+from tests.support.waiting import eventually
 
 WORDS = "one two three four five six seven eight nine ten"
 
@@ -103,8 +105,7 @@ async def test_outside_rollouts_a_share_is_measured_and_a_service_that_is_away_c
     async with scripted_engine(talks) as url:
         with serving(tmp_path, config='[rewards]\nurl = "http://127.0.0.1:9"\nsample = 1.0\n') as gateway:
             gateway.start()
-            gateway.publish({"e0": url})
-            await asyncio.sleep(0.3)
+            await routed(gateway, {"e0": url})
             await ask(gateway, 6)
             await eventually(lambda: gateway.metric("understudy_response_compression_ratio_count") == 6)
             await eventually(lambda: _count(rows(gateway, tables.scores), "text.tokens") == 6)

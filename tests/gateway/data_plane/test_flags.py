@@ -15,7 +15,7 @@ from adapters.types import Flag
 from gateway.data_plane.call import Timeouts
 from gateway.data_plane.connection import Failure
 from gateway.data_plane.upstreams import SILENCE, Upstream
-from tests.support.rollouts import eventually, rows
+from tests.support.rollouts import rows
 from tests.support.serving import (
     ASK,
     CHAT,
@@ -31,6 +31,7 @@ from tests.support.serving import (
     scripted_engine,
     serving,
 )
+from tests.support.waiting import eventually
 
 DONE = http_chunk(b"data: [DONE]\n\n") + http_chunk(b"")
 NAN = {"error": {"message": "Out of range float values are not JSON compliant: nan", "code": 400}}
@@ -106,11 +107,13 @@ def _records(gateway: Any, count: int) -> list[dict[str, Any]]:
 
 async def test_an_engine_that_falls_in_mid_stream_is_not_the_versions_fault(gateway: Any) -> None:
     gateway.start()
-    falling = asyncio.Event()
+    falling, begun = asyncio.Event(), 0
 
     async def falls(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal begun
         writer.write(SSE_HEAD + event(asked, "hel"))
         await writer.drain()
+        begun += 1
         await falling.wait()
         raise ConnectionError
 
@@ -118,8 +121,7 @@ async def test_an_engine_that_falls_in_mid_stream_is_not_the_versions_fault(gate
         async with scripted_engine(falls) as url:
             await routed(gateway, {"e0": url})
             asked = [asyncio.create_task(http.post(CHAT, json=ASK | {"stream": True})) for _ in range(4)]
-            await eventually(lambda: gateway.metric("understudy_requests_in_flight") == 4)
-            await asyncio.sleep(0.1)
+            await eventually(lambda: begun == 4)
         falling.set()  # the listener has closed: nobody can connect any more
         await asyncio.gather(*asked)
         refused = await http.post(CHAT, json=ASK)

@@ -47,7 +47,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.mark.parametrize("name", list(LIVE))
 async def test_a_gateway_under_fire(gateway: Gateway, name: str) -> None:
-    limits = Limits(most=400, seconds=120.0)
+    limits = Limits(most=400, seconds=240.0)
     await fuzz(gateway, name, SEED, limits)
     assert limits.done == 400
 

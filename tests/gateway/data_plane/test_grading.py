@@ -12,8 +12,8 @@ import pytest
 from gateway.data_plane import grading
 from gateway.data_plane.grading import Grading, Job, Text, read_scores
 from monitors.rewards.http_client import Client
-from tests.support.rollouts import eventually
 from tests.support.serving import Asked, json_answer, scripted_engine
+from tests.support.waiting import eventually
 
 
 class Service:

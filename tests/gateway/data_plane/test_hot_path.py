@@ -9,6 +9,7 @@ import pytest
 
 from deploy.bench.hot_path import HotPath, hot_path
 from deploy.bench.upstream import DELTA, event, head
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -56,19 +57,19 @@ async def test_a_chunk_is_written_by_the_time_its_read_is_over(path: HotPath) ->
 
 async def test_an_idle_connection_is_closed_when_its_time_is_over_and_not_while_it_is_used(path: HotPath) -> None:
     protocol, closed = path.protocol, asyncio.Event()
-    protocol.timeout_keep_alive = 1
+    protocol.timeout_keep_alive = 2
     path.client.close = closed.set  # type: ignore[method-assign]  # this wire remembers
     path.requests(1)
-    for _ in range(3):
-        await asyncio.sleep(0.4)  # together longer than the limit
+    for _ in range(5):
+        await asyncio.sleep(0.5)  # together longer than the limit, each far from it
         path.requests(1)
     answer = path.ask()
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(2.2)
     assert not closed.is_set(), "a request is being answered"
-    path.answer(*answer)
     begun = asyncio.get_running_loop().time()
-    await asyncio.wait_for(closed.wait(), 5)
-    assert asyncio.get_running_loop().time() - begun > 0.99
+    path.answer(*answer)
+    await asyncio.wait_for(closed.wait(), PATIENCE)
+    assert asyncio.get_running_loop().time() - begun > 1.99
 
 
 async def test_a_client_that_stops_reading_stops_the_engine_and_nobody_after_it(path: HotPath) -> None:

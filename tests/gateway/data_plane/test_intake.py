@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.support.raw_http import Wire, ask, engine, once, post, resident, wire
 from tests.support.serving import SSE_HEAD, Asked, Gateway, event, http_chunk, obliging, routed
+from tests.support.waiting import PATIENCE
 
 BODY = ask()
 LENGTH = b"content-length: %d\r\n" % len(BODY)
@@ -235,8 +236,8 @@ async def test_who_leaves_with_requests_in_the_pipeline_cancels_the_one_under_wa
                 event_.clear()
             async with wire(gateway) as connection:
                 connection.send(before + post(ask(stream=True)) + HEALTH + post(ask(quick=1)))
-                await asyncio.wait_for(began.wait(), 10)
-            await asyncio.wait_for(left.wait(), 1.0)
+                await asyncio.wait_for(began.wait(), PATIENCE)
+            await asyncio.wait_for(left.wait(), PATIENCE)
         await asyncio.sleep(0.1)
         assert len(asked) == 3
 
@@ -282,10 +283,10 @@ async def test_a_client_that_closes_its_half_is_gone(gateway: Gateway) -> None:
     async with engine(script) as (url, _, _), wire(gateway) as connection:
         await routed(gateway, {"e0": url})
         connection.send(post(ask()))
-        await asyncio.wait_for(began.wait(), 10)
+        await asyncio.wait_for(began.wait(), PATIENCE)
         connection.writer.write_eof()
         assert await connection.rest() == b""
-        await asyncio.wait_for(left.wait(), 1.0)
+        await asyncio.wait_for(left.wait(), PATIENCE)
 
 
 async def test_one_connection_for_many_requests_and_many_connections_for_one(gateway: Gateway) -> None:

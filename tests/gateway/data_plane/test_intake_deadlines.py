@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from gateway.data_plane import intake
 from gateway.data_plane.hot_protocol import hot_protocol
 from tests.support.raw_http import wire
+from tests.support.waiting import PATIENCE
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +47,7 @@ async def hurried(seconds: float, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 async def test_whoever_sends_too_slowly_is_told_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with hurried(0.2, monkeypatch) as port:
+    async with hurried(0.5, monkeypatch) as port:
         for start, trickle, said in (
             (b"GET / HTTP/1.1\r\nhost: x\r\n", b"x: y\r\n", b"HTTP/1.1 408 "),  # a head without an end
             (b"POST /echo HTTP/1.1\r\ncontent-length: 9999\r\n\r\n", b"x", b"HTTP/1.1 408 "),
@@ -58,7 +59,7 @@ async def test_whoever_sends_too_slowly_is_told_and_let_go(monkeypatch: pytest.M
                 connection.send(start)
                 reading = asyncio.create_task(connection.rest())
                 began = time.monotonic()
-                while not reading.done() and time.monotonic() - began < 10:
+                while not reading.done() and time.monotonic() - began < PATIENCE:
                     if trickle:
                         connection.send(trickle)
                     await asyncio.sleep(0.05)
@@ -71,7 +72,7 @@ async def test_whoever_sends_too_slowly_is_told_and_let_go(monkeypatch: pytest.M
 async def test_an_answer_may_take_longer_than_any_deadline_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a request in the pipeline, or a whole one before it in the same packet, does not end it."""
     slow, half = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n", b"POST /echo HTTP/1.1\r\ncontent-length: 5\r\n\r\n12"
-    async with hurried(0.15, monkeypatch) as port:
+    async with hurried(0.4, monkeypatch) as port:
         async with wire(port) as connection:
             connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" + slow + half)
             assert (await connection.answer()).body == b""
@@ -80,6 +81,6 @@ async def test_an_answer_may_take_longer_than_any_deadline_of_the_client(monkeyp
             assert (await connection.answer()).status == 200
         async with wire(port) as connection:
             connection.send(slow)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             connection.send(half)
             assert (await connection.answer()).body == b"xxxxx"

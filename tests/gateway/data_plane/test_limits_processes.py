@@ -60,7 +60,7 @@ def test_exact_for_tokens_although_one_process_is_killed(tmp_path: Path) -> None
         said = int(killed.stdout.readline())
     said = int([said, *kill(killed).split()][-1])
     process = start_python(HAMMER, tmp_path / "limits", 0, 30_000, 11_000)
-    output, _ = process.communicate("go\n", timeout=60)
+    output, _ = process.communicate("go\n", timeout=120)
     left = int(output.split()[-1])
     assert 10_000 - 101 - said <= left <= 10_000 - said  # what the killed one took after its last word is taken
 

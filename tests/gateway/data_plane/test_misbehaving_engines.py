@@ -12,6 +12,7 @@ from tests.support.serving import (
     SSE_HEAD,
     Asked,
     Gateway,
+    adopted,
     completion,
     event,
     http_chunk,
@@ -260,7 +261,7 @@ async def test_a_snapshot_that_makes_no_sense_changes_nothing(gateway: Gateway) 
         for body in ({"routes": 5}, {"routes": [], "base": {}, "pinned": [], "endpoints": []}):
             gateway.fleet.publish(body, 0.0)
             gateway.publish({"e0": "http://[::1"})
-            await asyncio.sleep(0.3)
+            await adopted(gateway)
             assert (await once(gateway, post(ask()))).status == 200
         assert len(asked) == 2 and gateway.log.read_text().count("is unusable and is ignored") >= 2
         await routed(gateway, {"e1": url})

@@ -24,6 +24,7 @@ from tests.support.serving import (
     scripted_engine,
     serving,
 )
+from tests.support.waiting import PATIENCE, eventually
 
 KEYED = "[gateway]\nrequire_keys = true\n"
 
@@ -62,8 +63,10 @@ async def test_keys_scopes_routes_limits_and_revocation(tmp_path: Path) -> None:
             refused = await http.post("/v1/feedback", json=given, headers={"authorization": f"Bearer {operator}"})
             assert refused.status_code == 403
             revoke_key(gateway.database, limited_key.id)
-            await asyncio.sleep(0.3)
-            assert (await ask(limited)).status_code == 401
+            async with asyncio.timeout(PATIENCE):
+                while (await ask(limited)).status_code != 401:
+                    await asyncio.sleep(0.02)
+            assert (await ask(plain)).status_code == 200
 
 
 async def test_sigterm_loses_no_request(tmp_path: Path) -> None:
@@ -99,12 +102,12 @@ async def test_sigterm_loses_no_request(tmp_path: Path) -> None:
                         answered += 1
 
             users = [asyncio.create_task(user()) for _ in range(16)]
-            await asyncio.sleep(1.0)
+            await eventually(lambda: answered >= 32 or failures)
             stopping.set()
             code = await asyncio.to_thread(gateway.stop)
             await asyncio.gather(*users)
             assert (code, failures) == (0, [])
-            assert answered >= 32
+            assert answered > 32  # those in flight too
         with gateway.database.read() as connection:
             stored = connection.exec_driver_sql("select count(*) from responses where outcome = 'ok'").scalar()
         assert stored == answered
@@ -119,10 +122,10 @@ async def test_a_killed_worker_is_replaced_and_nothing_is_left_behind(tmp_path: 
         assert len(workers) >= 2
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
-                if httpx.get(gateway.url + "/healthz", timeout=1).status_code == 200:
+                if httpx.get(gateway.url + "/healthz", timeout=5).status_code == 200:
                     break
             except httpx.TransportError:
                 time.sleep(0.1)
@@ -130,7 +133,7 @@ async def test_a_killed_worker_is_replaced_and_nothing_is_left_behind(tmp_path: 
             raise AssertionError(gateway.log.read_text())
         replaced = _children(gateway.process.pid)
         os.kill(gateway.process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE
         while any(_alive(pid) for pid in replaced):
             assert time.monotonic() < deadline, "workers outlive their killed parent"
             time.sleep(0.1)

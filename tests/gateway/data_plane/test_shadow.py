@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 from adapters import tables
 from adapters.types import Flag
 from gateway.data_plane import shadow as shadow_module
-from tests.support.rollouts import Published, eventually, rows
+from tests.support.rollouts import Published, rows
 from tests.support.serving import (
     ASK,
     CHAT,
     OTHER,
     STABLE,
     Asked,
+    adopted,
     client,
     completion,
     json_answer,
@@ -26,6 +28,7 @@ from tests.support.serving import (
     scripted_engine,
     serving,
 )
+from tests.support.waiting import eventually
 
 LONG = "the cat sat on the mat " * 12
 
@@ -147,14 +150,15 @@ async def test_above_the_ceiling_nothing_is_mirrored_and_a_full_queue_drops(tmp_
             published.publish(0.0, sample=1.0, concurrency=1, timeout=30.0)
             await published.settled()
             await ask(gateway, 8)
-            assert engine.under_way == 1
-            assert gateway.metric("understudy_shadow_total", outcome="dropped") == 8 - 1 - shadow_module.WAITING
+            await eventually(lambda: engine.under_way == 1)
+            dropped, shed = (partial(gateway.metric, "understudy_shadow_total", outcome=o) for o in ("dropped", "shed"))
+            assert await eventually(dropped) == 8 - 1 - shadow_module.WAITING
             published.publish(0.0, sample=1.0, concurrency=1, ceiling=0, timeout=30.0)
             await published.settled()
             # What is under way is given up too, and the candidate's connection closed.
             await eventually(lambda: engine.under_way == 0)
             await ask(gateway, 3)
-            assert gateway.metric("understudy_shadow_total", outcome="shed") == 1 + shadow_module.WAITING + 3
+            await eventually(lambda: shed() == 1 + shadow_module.WAITING + 3)
             assert len(engine.seen) == 1
 
 
@@ -167,9 +171,10 @@ async def test_when_the_rollout_ends_its_shadow_ends(tmp_path: Path) -> None:
             published.publish(0.0, sample=1.0, concurrency=3, timeout=30.0)
             await published.settled()
             await ask(gateway, 5)
-            assert engine.under_way == 3
+            await eventually(lambda: engine.under_way == 3)
             gateway.publish({"e0": url})
             await eventually(lambda: engine.under_way == 0)
+            await adopted(gateway)
             await ask(gateway, 2)
             assert len(engine.seen) == 3
             assert gateway.stop() == 0

@@ -9,8 +9,9 @@ import pytest
 from adapters import tables
 from adapters.types import Flag
 from tests.support.engine import RealEngine
-from tests.support.rollouts import Published, eventually, rows
+from tests.support.rollouts import Published, rows
 from tests.support.serving import client, serving
+from tests.support.waiting import eventually
 
 HI = [{"role": "user", "content": "Upper-case: abc"}]
 REQUESTS = {

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.left_out import find_program
+from tests.support.ports import free_port
 from tests.support.raw_http import again, ask, engine, once, post, wire
 from tests.support.serving import (
     SSE_HEAD,
@@ -21,7 +22,6 @@ from tests.support.serving import (
     Gateway,
     completion,
     event,
-    free_port,
     http_chunk,
     json_answer,
     obliging,

@@ -22,9 +22,9 @@ from gateway.scoring.service import production_graders
 from tests.gateway.control_plane.test_up import Up
 from tests.support.commands import failed, good
 from tests.support.fake_engine import fake_engine
+from tests.support.ports import free_port
 from tests.support.python import ROOT
 from tests.support.scripted_http import scripted
-from tests.support.serving import free_port
 
 GRADERS = """
 [[rewards.grader]]
@@ -34,7 +34,7 @@ options = { target = 2, limit = 6 }
 name = "mine:score"
 weight = 3
 """
-MINE = "import time\ndef score(prompt, completion):\n    time.sleep(0.3 if completion == 'slow' else 0)\n    return float(completion != 'bad')\n"
+MINE = "import time\ndef score(prompt, completion):\n    time.sleep(3 if completion == 'slow' else 0)\n    return float(completion != 'bad')\n"
 
 
 class Service:
@@ -90,7 +90,7 @@ def test_it_scores_and_finishes_what_is_under_way(service):
     late = []
     thread = threading.Thread(target=lambda: late.extend(service.score("slow")))
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "understudy_scoring_waiting_samples 1.0" not in httpx.get(f"{service.url}/metrics").text:
         assert time.monotonic() < deadline and not late
     assert service.end() == 0

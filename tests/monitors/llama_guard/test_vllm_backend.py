@@ -19,7 +19,7 @@ import pytest
 from monitors.llama_guard.judge import Judge, Policy
 from monitors.llama_guard.types import GuardError, GuardUnavailable, Item, Prompt
 from monitors.llama_guard.vllm_backend import VllmBackend
-from tests.support.serving import free_port
+from tests.support.ports import free_port
 from trainer.demo import guard_world
 
 

@@ -14,7 +14,8 @@ from gateway.data_plane.screening import circuit
 from gateway.data_plane.screening.circuit import FAILURES, Circuit
 from gateway.data_plane.screening.guard_client import GuardClient
 from gateway.data_plane.screening.policy import Judged
-from tests.support.serving import Asked, free_port, json_answer, scripted_engine
+from tests.support.ports import free_port
+from tests.support.serving import Asked, json_answer, scripted_engine
 
 ITEM = {"role": "user", "messages": []}
 
@@ -84,11 +85,12 @@ async def test_anything_else_is_no_verdict(answer: bytes, reason: str, away: boo
 
 
 async def test_a_silent_guard_is_asked_no_more_than_allowed_and_then_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit, "PAUSES", (0.2, 0.2))
-    silent, most, now = True, 0, 0
+    monkeypatch.setattr(circuit, "PAUSES", (3.0, 3.0))
+    silent, most, now, heard = True, 0, 0, 0
 
     async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        nonlocal most, now
+        nonlocal most, now, heard
+        heard += 1
         now += 1
         most = max(most, now)
         if silent:
@@ -99,17 +101,15 @@ async def test_a_silent_guard_is_asked_no_more_than_allowed_and_then_left_alone(
         now -= 1
 
     async with asking(script, timeout=0.3, concurrency=2) as (client, ask):
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         found = await asyncio.gather(*(ask() for _ in range(40)))
-        assert loop.time() - began < 3 and all(one[0].unavailable for one in found)
+        assert heard <= 4 and all(one[0].unavailable for one in found)  # the time in the queue counts, too
         reasons = {one[0].reason for one in found}
         assert "too many texts wait for the guard" in reasons and "the guard took too long" in reasons
         assert most == 2 and client.in_flight == 0
         while not client.circuit.open:
             await ask()
-        began = loop.time()
-        assert (await ask())[0].reason == "the guard is away" and loop.time() - began < 0.1
+        before = heard
+        assert (await ask())[0].reason == "the guard is away" and heard == before
         silent = False
         while (await ask())[0].unavailable:
             await asyncio.sleep(0.05)

@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from tests.support.guard import GuardService
-from tests.support.serving import ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.serving import ROOT
 from tests.support.stack import Stack
 from tests.support.talking import UNSAFE_ASK
 from tests.test_against_engine import events, plain, shapes, texts
@@ -55,7 +56,7 @@ def screened(stack: Stack, guard: GuardService, tmp_path_factory: pytest.TempPat
     port, config = free_port(), directory / "understudy.toml"
     own = f"[gateway]\nport = {port}\nmetrics_port = 0\nworkers = 1\nrequire_keys = true\n[control]"
     text = re.sub(r"\[gateway\].*?\[control\]", own, stack.config.read_text(), count=1, flags=re.DOTALL)
-    config.write_text(f'{text}\n[screening]\nmode = "enforce"\nurl = "{guard.url}"\ncheckpoint = 8\n')
+    config.write_text(f'{text}\n[screening]\nmode = "enforce"\nurl = "{guard.url}"\ncheckpoint = 8\ntimeout = "60s"\n')
     with (directory / "serve.log").open("wb") as log:
         command = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(config)]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -68,7 +69,7 @@ def screened(stack: Stack, guard: GuardService, tmp_path_factory: pytest.TempPat
             yield client
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
 
 def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
