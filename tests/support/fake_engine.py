@@ -84,7 +84,7 @@ class FakeEngine:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listen()]}, daemon=True)
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._server.started and time.monotonic() < deadline:
             time.sleep(0.01)
         assert self._server.started
@@ -184,7 +184,9 @@ class FakeEngine:
         self.loading += 1
         self.most_loading = max(self.most_loading, self.loading)
         try:
-            await asyncio.sleep(self.misbehave.slow)
+            until = time.monotonic() + self.misbehave.slow
+            while self.misbehave.slow and time.monotonic() < until:
+                await asyncio.sleep(0.02)
         finally:
             self.loading -= 1
         if name in self.misbehave.refuse:

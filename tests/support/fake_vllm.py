@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support.fake_engine import FakeEngine
-
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
@@ -30,6 +28,8 @@ def main() -> None:
     if options.fail:
         print(f"ValueError: {options.fail}", flush=True)
         sys.exit(1)
+    from tests.support.fake_engine import FakeEngine  # slow to import: what went before has been said by now
+
     FakeEngine(options.uds).start()
     time.sleep(options.live)
 

@@ -8,6 +8,8 @@ import pytest
 
 from adapters.errors import Conflict, DatabaseError
 from adapters.types import Stage
+from gateway.engines.client import EngineClient
+from tests.support.waiting import PATIENCE
 from tests.support.world import World
 
 
@@ -90,15 +92,17 @@ async def test_a_restarted_engine_gets_no_requests_for_what_it_does_not_hold(wor
     version = world.push()
     controller = await world.controller()
     await world.serve(controller, version)
-    world.engines[1].misbehave.slow = 2.0
+    world.engines[1].misbehave.slow = 60.0
     world.engines[1].restart()
     await world.ticks(controller, 2)
     assert world.published().arms[0].replicas == ("e0.sock",)
     assert {endpoint.name for endpoint in world.snapshot().endpoints} == {"e0.sock", "e1.sock"}
     world.engines[1].misbehave.slow = 0.0
-    await asyncio.sleep(2.0)
-    await world.ticks(controller, 3)
-    assert world.published().arms[0].replicas == ("e0.sock", "e1.sock")
+    async with asyncio.timeout(PATIENCE):
+        while world.published().arms[0].replicas != ("e0.sock", "e1.sock"):
+            await asyncio.sleep(0.02)
+            await controller.lease.refresh()
+            await world.ticks(controller, 1)
 
 
 async def test_stable_versions_come_back_before_others(world: World):
@@ -117,7 +121,8 @@ async def test_stable_versions_come_back_before_others(world: World):
     assert set(loads[:2]) == {stable, now} and loads[2:] == [target, previous]
 
 
-async def test_a_slow_replica_does_not_hold_up_the_others(world_of):
+async def test_a_slow_replica_does_not_hold_up_the_others(world_of, monkeypatch):
+    monkeypatch.setitem(EngineClient.__init__.__kwdefaults__, "patience", 3600.0)
     world = await world_of(2)
     first, second = world.push(seed=1), world.push(seed=2)
     controller = await world.controller()
@@ -125,11 +130,12 @@ async def test_a_slow_replica_does_not_hold_up_the_others(world_of):
     world.engines[1].misbehave.hang = True
     world.clock.now += 10.0
     await controller.lease.refresh()
-    await asyncio.wait_for(world.ticks(controller, 3), 5.0)
+    await asyncio.wait_for(world.ticks(controller, 3), PATIENCE)
     assert "e0.sock" in [endpoint.name for endpoint in world.snapshot().endpoints]
     world.engines[0].restart()
-    await asyncio.wait_for(world.ticks(controller, 3), 5.0)
+    await asyncio.wait_for(world.ticks(controller, 3), PATIENCE)
     assert "e0.sock" in world.published().arms[0].replicas
+    world.engines[1].misbehave.hang = False
     assert world.registry.get(second).stage is Stage.CANDIDATE
 
 

@@ -12,6 +12,7 @@ from gateway.engines.agent import ReplicaAgent
 from gateway.engines.client import EngineClient
 from gateway.engines.reconcile import Assigned, Desired
 from tests.support.fake_engine import FakeEngine
+from tests.support.waiting import eventually
 
 
 class Rows:
@@ -270,10 +271,10 @@ async def test_an_engine_with_another_base_name_is_not_used(engine, agent):
 
 
 async def test_an_engine_that_dies_while_loading(engine, agent, rows, make):
-    engine.misbehave.slow = 0.3
+    engine.misbehave.slow = 20.0
     want(agent, make(1))
     stepping = asyncio.create_task(agent.step())
-    await asyncio.sleep(0.1)
+    await eventually(lambda: engine.loading)
     await asyncio.to_thread(engine.stop)
     await stepping
     assert not agent.usable and rows.rows[make(1).version].state is HoldingState.LOADING

@@ -13,6 +13,7 @@ import pytest
 
 from gateway.engines.sessions import first_child, session_members
 from gateway.subprocesses import module_command, module_environment
+from tests.support.waiting import PATIENCE, soon
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); " + SLEEP
@@ -45,16 +46,16 @@ def up(process: subprocess.Popen[bytes], lines: int = 1) -> None:
 
 
 def test_the_commands_status_is_its_own(keep):
-    assert keep("import sys; sys.exit(7)").wait(20) == 7
-    assert keep("import os; os.kill(os.getpid(), 9)").wait(20) == 128 + 9
-    assert keep("pass").wait(20) == 0
+    assert keep("import sys; sys.exit(7)").wait(PATIENCE) == 7
+    assert keep("import os; os.kill(os.getpid(), 9)").wait(PATIENCE) == 128 + 9
+    assert keep("pass").wait(PATIENCE) == 0
 
 
 def test_a_command_that_does_not_exist():
     argv = module_command("gateway.engines.keeper", "1", "--", "/no/such/program")
     done = subprocess.run(
         argv, check=False, stdin=subprocess.PIPE, capture_output=True, text=True, env=module_environment(),
-        start_new_session=True, timeout=20,
+        start_new_session=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 127 and done.stderr == "error: /no/such/program cannot be started: No such file or directory\n"
 
@@ -65,7 +66,7 @@ def test_it_ends_the_family_when_the_supervisor_goes(keep):
     assert len(session_members(process.pid)) == 3
     assert first_child(process.pid) in session_members(process.pid)
     process.stdin.close()
-    assert process.wait(20) == 128 + signal.SIGTERM
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
     assert session_members(process.pid) == []
 
 
@@ -73,7 +74,7 @@ def test_it_ends_the_family_when_the_command_ends(keep):
     process = keep(FAMILY, STUBBORN)
     up(process, 2)
     os.kill(first_child(process.pid), signal.SIGKILL)
-    assert process.wait(20) == 128 + signal.SIGKILL
+    assert process.wait(PATIENCE) == 128 + signal.SIGKILL
     assert session_members(process.pid) == []
 
 
@@ -83,7 +84,7 @@ def test_a_stubborn_command_is_killed_after_its_grace(keep, number):
     up(process)
     began = time.monotonic()
     process.send_signal(number)
-    assert process.wait(20) == 128 + signal.SIGKILL
+    assert process.wait(PATIENCE) == 128 + signal.SIGKILL
     assert time.monotonic() - began >= 0.5
     assert session_members(process.pid) == []
 
@@ -93,9 +94,7 @@ def test_a_killed_keeper_takes_the_command_along(keep):
     up(process)
     child = first_child(process.pid)
     process.kill()
-    deadline = time.monotonic() + 20
-    while child in session_members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    soon(lambda: child not in session_members(process.pid))
     assert session_members(process.pid) == []
 
 
@@ -104,10 +103,9 @@ def test_orphans_are_waited_for(keep):
     orphaning = (
         "import os, subprocess, sys, time\n"
         "inner = 'import subprocess, sys; subprocess.Popen([sys.executable, \"-c\", \"pass\"])'\n"
-        "subprocess.run([sys.executable, '-c', inner]); time.sleep(1.0); print('up', flush=True); time.sleep(600)"
+        "subprocess.run([sys.executable, '-c', inner]); print('up', flush=True); time.sleep(600)"
     )
     process = keep(orphaning)
     up(process)
-    time.sleep(0.5)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 1
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    soon(lambda: len(children.read_text().split()) == 1)

@@ -23,6 +23,7 @@ from gateway.engines.local import LocalEngine, read_state, request_restart
 from gateway.engines.sessions import end_session, record_session, session_members
 from gateway.engines.supervisor import EngineSite, EngineSupervisor
 from tests.support.python import ROOT
+from tests.support.waiting import PATIENCE
 
 FAKE = VllmPackage("vllm-fake", "1", "cpu")
 
@@ -31,7 +32,7 @@ FAKE = VllmPackage("vllm-fake", "1", "cpu")
 def site(tmp_path: Path, monkeypatch):
     """make(*options) → a site whose command is the fake vLLM with these options."""
 
-    def make(*options: str, ready_timeout: str = "30s") -> EngineSite:
+    def make(*options: str, ready_timeout: str = "2m") -> EngineSite:
         def command(settings, package, base, url, **more) -> Command:
             argv = (sys.executable, "-m", "tests.support.fake_vllm", "--uds", url.removeprefix("unix:"), *options)
             return Command(argv, {"UNDERSTUDY_TEST": "1"})
@@ -53,7 +54,7 @@ class Running:
         supervisor = EngineSupervisor(site, self.said.append, Backoff(0.05, 0.1))
         self.task = asyncio.create_task(supervisor.run(self.stop))
 
-    async def state(self, wanted: str, other_than: str = "no boot", patience: float = 30.0) -> LocalEngine:
+    async def state(self, wanted: str, other_than: str = "no boot", patience: float = PATIENCE) -> LocalEngine:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             state = read_state(self.site.data_dir, 0)
@@ -135,8 +136,8 @@ async def test_a_first_start_that_fails_is_one_line_with_the_cause(site, run):
 
 
 async def test_an_engine_that_never_becomes_ready(site, run):
-    running = run(site("--start-after", "60", ready_timeout="2s"))
-    with pytest.raises(EngineUnavailable, match=r"not ready after 2 s \(engine.ready_timeout\); its log says: starting"):
+    running = run(site("--start-after", "60", ready_timeout="5s"))
+    with pytest.raises(EngineUnavailable, match=r"not ready after 5 s \(engine.ready_timeout\); its log says: starting"):
         await running.task
 
 
@@ -145,7 +146,7 @@ async def test_stopping_during_the_start(site, run):
     while not session_members_of(running):
         await asyncio.sleep(0.05)
     running.stop.set()
-    await asyncio.wait_for(running.task, 25)
+    await asyncio.wait_for(running.task, PATIENCE)
     assert session_members_of(running) == []
 
 
@@ -185,7 +186,7 @@ async def begin_elsewhere(data_dir: Path):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SUPERVISE, str(data_dir), cwd=ROOT, env=environment, stdout=asyncio.subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         state = read_state(data_dir, 0)
         if state is not None and state.state == "ready":
@@ -206,7 +207,7 @@ async def test_killing_the_supervisor_leaves_nothing(tmp_path: Path):
     process, state = await begin_elsewhere(tmp_path)
     process.kill()
     await process.wait()
-    assert await gone(state.session.leader, 30.0)
+    assert await gone(state.session.leader, PATIENCE)
 
 
 async def test_killing_supervisor_and_keeper_leaves_nothing_after_the_next_start(tmp_path: Path, site, run):
