@@ -30,6 +30,7 @@ from tests.support.peft import small_base
 from tests.support.postgres import Postgres
 from tests.support.serving import CHAT, Gateway, serving
 from tests.support.traffic import begin, quick_plan
+from tests.support.waiting import PATIENCE
 from tests.support.world import World
 
 pytestmark = pytest.mark.postgres
@@ -49,9 +50,10 @@ class Site:
         return self.world.rollouts.get(self.rollout.id)
 
     async def served_meanwhile(self, seconds: float) -> Counter[int]:
-        """What users are told in so many seconds."""
+        """What users are told in so many seconds; fifty answers at least."""
         before = len(self.users.statuses)
         await asyncio.sleep(seconds)
+        await wait_for(lambda: len(self.users.statuses) > before + 50, "users wait")
         return Counter(self.users.statuses[before:])
 
     def recorded(self) -> tuple[int, int]:
@@ -92,7 +94,7 @@ async def site(tmp_path: Path, postgres: Postgres) -> AsyncIterator[Site]:
 async def held_quietly(place: Site, seconds: float, before: Rollout, asked: int) -> None:
     """While the database is away everybody is served, by the same two versions, and nobody decides anything."""
     told = await place.served_meanwhile(seconds)
-    assert set(told) == {200} and told.total() > 50
+    assert set(told) == {200}
     assert sum(model == place.candidate for _, model in place.engine.chats) > asked, "the candidate lost its share"
 
 
@@ -106,29 +108,29 @@ async def test_a_database_that_is_away_for_a_while_costs_nobody_anything(
         own_postgres.freeze()
         try:
             await held_quietly(place, FROZEN, before, asked)
+            said = "holding everything as it is: the database has not answered"
+            await wait_for(lambda: said in caplog.text, "it is not said")
         finally:
             own_postgres.thaw()
-        assert "holding everything as it is: the database has not answered" in caplog.text
         await wait_for(lambda: place.recorded()[0] > 0 and place.row.open, "nothing is recorded")
 
         asked = sum(model == place.candidate for _, model in place.engine.chats)
         own_postgres.stop()
         await held_quietly(place, STOPPED, before, asked)
-        assert "holding everything as it is: database" in caplog.text
+        await wait_for(lambda: "holding everything as it is: database" in caplog.text, "it is not said")
         await asyncio.to_thread(own_postgres.start)
         await wait_for(lambda: "the database is back" in caplog.text, "the controller does not come back")
         row = place.row
         assert (row.phase, row.step, row.weight, row.generation) == (Phase.RAMP, 1, 0.5, before.generation)
 
-        place.users.stop()
-        await asyncio.sleep(0.3)
+        await place.users.leave()
         answered = len(place.users.statuses)
         await wait_for(lambda: place.recorded()[0] >= answered, f"{place.recorded()} of {answered} answers are recorded")
         assert place.recorded() == (answered, answered) and set(place.users.statuses) == {200}
         assert place.gateway.metric("understudy_events_dropped_total") == 0
 
         place.engine.misbehave.failing = {place.candidate}   # it goes on: a version that breaks now is taken back
-        async with httpx.AsyncClient(base_url=place.gateway.url, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=place.gateway.url, timeout=PATIENCE) as http:
             for number in range(400):
                 body = {"model": "r", "messages": [{"role": "user", "content": "hi"}]}
                 await http.post(CHAT, json=body, headers={"x-understudy-unit": f"late {number}"})
@@ -142,15 +144,14 @@ async def test_a_worker_that_cannot_start_meanwhile_does_not_take_the_others_wit
     tmp_path: Path, own_postgres: Postgres
 ) -> None:
     async with site(tmp_path, own_postgres) as place:
-        place.users.stop()
-        await asyncio.sleep(0.3)
+        await place.users.leave()
         assert place.gateway.process is not None
         parent = place.gateway.process.pid
         own_postgres.stop()
         victim = max(_workers(parent))
         os.kill(victim, signal.SIGKILL)
         await wait_for(lambda: "Application startup failed" in place.gateway.log.read_text(), "no worker was started")
-        async with httpx.AsyncClient(base_url=place.gateway.url, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=place.gateway.url, timeout=PATIENCE) as http:
             body = {"model": "r", "messages": [{"role": "user", "content": "hi"}]}
             told = Counter([(await http.post(CHAT, json=body)).status_code for _ in range(20)])
         assert told == {200: 20}
