@@ -166,6 +166,14 @@ class EvidenceStore:
         with self._database.read() as connection:
             return [dict(row) for row in connection.execute(query.order_by(rows.id.desc()).limit(limit)).mappings()]
 
+    def newest(self, rollout: int, version: str, limit: int = 5) -> list[dict[str, Any]]:
+        """A version's newest answers in a rollout, as `samples` gives bad ones: for reports where none was bad."""
+        arms = tables.assignments.c
+        mine = select(arms.id).where(arms.rollout == rollout, arms.version == version)
+        query = select(literal("answer").label("metric"), _R.response_id, _R.at).where(_R.assignment.in_(mine))
+        with self._database.read() as connection:
+            return [dict(row) for row in connection.execute(query.order_by(_R.at.desc()).limit(limit)).mappings()]
+
     def answers(
         self, assignments: Iterable[int], after: int, until: int, objectives: Mapping[str, float]
     ) -> list[tuple[Any, ...]]:

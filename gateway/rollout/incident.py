@@ -96,7 +96,7 @@ def _collect(
         "ended_at": last.at if dropped and last else rollout.ended_at,
         "numbers": numbers,
         "timeline": [asdict(event) for event in events],
-        "samples": evidence.samples(rollout.id, rollout.number_of(candidate)),
+        "samples": evidence.samples(rollout.id, rollout.number_of(candidate)) or evidence.newest(rollout.id, candidate),
         "tests": seen.get("rivals", {}).get(candidate, seen).get("harm", []),
         "next": _next_steps(rollout, candidate, cause),
     }
