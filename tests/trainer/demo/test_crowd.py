@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 
 import httpx
@@ -13,23 +14,27 @@ from trainer.demo.crowd import Asked, Crowd, Habits, read
 from trainer.demo.graders import solve
 
 
-async def crowd_of(handler, habits: Habits, seconds: float = 0.6) -> tuple[list[Asked], list[dict]]:
-    """What the crowd saw, and the feedback it gave."""
+async def crowd_of(handler, habits: Habits, enough: int = 120) -> tuple[list[Asked], list[dict]]:
+    """What the crowd saw, and the feedback it gave. It leaves after so many requests."""
     given: list[dict] = []
+    out, stop, asked = io.StringIO(), asyncio.Event(), itertools.count(1)
+
+    async def counted(request: web.Request) -> web.StreamResponse:
+        if next(asked) >= enough:
+            stop.set()
+        return await handler(request)
 
     async def feedback(request: web.Request) -> web.Response:
         given.append(await request.json())
         return web.json_response({"status": "accepted"}, status=202)
 
     app = web.Application()
-    app.add_routes([web.post("/v1/chat/completions", handler), web.post("/v1/feedback", feedback)])
+    app.add_routes([web.post("/v1/chat/completions", counted), web.post("/v1/feedback", feedback)])
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]
-    out, stop = io.StringIO(), asyncio.Event()
-    asyncio.get_running_loop().call_later(seconds, stop.set)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
         await Crowd(http, habits, out).run(stop)
     await runner.cleanup()
@@ -56,7 +61,7 @@ async def right(request: web.Request) -> web.StreamResponse:
 
 async def test_right_answers_are_liked():
     seen, given = await crowd_of(right, Habits(rate=100, feedback=1.0, seed=1))
-    assert len(seen) > 20 and all(asked.right and asked.status == 200 and not asked.error for asked in seen)
+    assert len(seen) >= 120 and all(asked.right and asked.status == 200 and not asked.error for asked in seen)
     assert {asked.response_id for asked in seen} == {"whole", "stream"}
     assert {asked.version for asked in seen} == {"support@000000000001"}
     assert len(given) == len(seen)
