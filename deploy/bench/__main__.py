@@ -23,6 +23,7 @@ from deploy.bench import cpu, plot, report, streams
 from deploy.bench.measure import Plan, measure
 from deploy.bench.peers import ASKED_FOR, PEERS
 from deploy.bench.processes import CouldNotStart
+from gateway.compiled import why_not
 
 
 def machine() -> dict[str, Any]:
@@ -61,6 +62,12 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def interpreted() -> list[str]:
+    """A word on figures that were not got from the machine code; nothing when they were."""
+    reason = why_not()
+    return [f"Understudy's hot path ran interpreted, which takes twice the CPU: {reason}"] if reason else []
+
+
 def main() -> int:
     """Measure, print, write. Exit status 1 when a peer failed requests or this project could not be measured."""
     options = arguments()
@@ -74,7 +81,7 @@ def main() -> int:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
     summaries = report.summary(results)
-    notes = report.remarks(results, summaries)
+    notes = report.remarks(results, summaries) + interpreted()
     print("\n" + report.table(summaries) + "\n")
     for note in notes:
         print(f"- {note}")
