@@ -36,7 +36,7 @@ async def child(tmp_path: Path, said):
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition, patience: float = 20.0) -> None:
+async def until(condition, patience: float = 60.0) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline

@@ -82,12 +82,12 @@ async def test_a_claim_under_way_does_not_take_back_what_was_let_go(fleet, clock
 
     def slow(*given):
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return renew(*given)
 
     monkeypatch.setattr(fleet, "renew_lease", slow)
     claiming = asyncio.create_task(one.refresh())
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     claiming.cancel()
     letting_go = asyncio.create_task(one.release())
     await asyncio.sleep(0.05)

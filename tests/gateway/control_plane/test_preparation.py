@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import asyncio
 import shutil
-import time
+import threading
 
 import pytest
 
 from gateway.control_plane import preparation as module
 from gateway.control_plane.preparation import Preparation
 from tests.support.peft import lora_tensors, write_adapter
+from tests.support.waiting import eventually
 from tests.support.world import World
 
 
@@ -39,18 +39,19 @@ async def test_a_version_of_another_base_is_refused(world: World):
 
 async def test_a_slow_store_holds_up_nobody(world: World, preparation: Preparation, monkeypatch):
     slow, quick = world.registry.get(world.push(seed=1)), world.registry.get(world.push(seed=2))
-    whole = world.stores.artifacts.local_path
+    whole, go_on = world.stores.artifacts.local_path, threading.Event()
 
     def delayed(digest: str) -> str:
         if digest == slow.digest:
-            time.sleep(0.5)
+            assert go_on.wait(60)
         return whole(digest)
 
     monkeypatch.setattr(world.stores.artifacts, "local_path", delayed)
     preparation.get(slow)
     preparation.get(quick)
-    await asyncio.sleep(0.2)
-    assert preparation.get(quick) is not None and preparation.get(slow) is None
+    await eventually(lambda: preparation.get(quick))
+    assert preparation.get(slow) is None
+    go_on.set()
     await preparation.settle()
     assert preparation.get(slow) is not None
 
