@@ -15,6 +15,7 @@ from gateway.scoring.metrics import ScoringMetrics
 from monitors.rewards.composite import Composite
 from monitors.rewards.settings import RewardSpec
 from monitors.rewards.types import Sample
+from tests.support.waiting import eventually
 
 
 class Scripted:
@@ -22,7 +23,7 @@ class Scripted:
 
     def __init__(self, name="one", unready=0):
         self.name, self.fingerprint, self.unready = name, name * 2, unready
-        self.batches = []
+        self.batches, self.asked = [], 0
         self.hold = threading.Event()
         self.hold.set()
 
@@ -32,7 +33,8 @@ class Scripted:
             raise GraderUnavailable("the judge sleeps")
 
     def score(self, samples):
-        assert self.hold.wait(10)
+        self.asked += 1
+        assert self.hold.wait(60)
         texts = [sample.completion for sample in samples]
         self.batches.append(texts)
         if "boom" in texts:
@@ -73,7 +75,7 @@ async def test_requests_that_come_together_are_scored_together():
     async with Running(grader, batch=4) as scorer:
         grader.hold.clear()
         first = asyncio.create_task(scorer.score(answers("0.1")))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: grader.asked == 2)  # after the self-test
         rest = [asyncio.create_task(scorer.score(answers(f"0.{n}", "1"))) for n in (2, 3, 4)]
         await asyncio.sleep(0)
         grader.hold.set()
@@ -125,7 +127,7 @@ async def test_what_nobody_waits_for_is_not_scored():
     async with Running(grader, batch=1) as scorer:
         grader.hold.clear()
         first = asyncio.create_task(scorer.score(answers("0.1")))
-        await asyncio.sleep(0.03)
+        await eventually(lambda: grader.asked == 2)  # after the self-test
         gone = asyncio.create_task(scorer.score(answers("0.2")))
         await asyncio.sleep(0.01)
         gone.cancel()
