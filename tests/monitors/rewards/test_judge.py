@@ -260,7 +260,7 @@ def test_length_control_takes_out_what_length_alone_does(judge):
 def test_the_fingerprint_pins_model_prompt_and_set_but_not_the_place(judge, monkeypatch):
     with scripted(honest) as server, scripted(honest) as other:
         first = judge(server).fingerprint
-        assert judge(other, timeout=1, concurrency=1).fingerprint == first
+        assert judge(other, timeout=50, concurrency=1).fingerprint == first
         changed = {judge(server, **o).fingerprint for o in ({"model": "j2"}, {"rubric": "be kind"}, {"k": 7}, {"mode": "pairwise"})}
         changed.add(judge(server, ROWS[1:]).fingerprint)
         monkeypatch.setattr(judge_prompts, "POINTWISE", "other {rubric} {k}")
