@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import psycopg
 import pytest
@@ -13,6 +12,7 @@ from adapters.errors import DatabaseError
 from adapters.fleet_store import FleetStore
 from adapters.pulse import Beat, Pulse
 from adapters.settings import DatabaseSettings
+from tests.support.waiting import soon
 
 
 def count(database, name):
@@ -76,10 +76,5 @@ def test_a_connection_that_was_cut_is_replaced_and_the_last_one_is_closed(postgr
     database.close()
     query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
     with psycopg.connect(f"host={postgres.folder} user=postgres dbname=postgres", autocommit=True) as connection:
-        for _ in range(200):
-            [(left,)] = connection.execute(query).fetchall()
-            if left == 0:
-                break
-            time.sleep(0.02)
-    assert left == 0
+        soon(lambda: connection.execute(query).fetchall() == [(0,)])
     postgres.drop(url)

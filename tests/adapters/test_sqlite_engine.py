@@ -18,6 +18,7 @@ from adapters.database import bump, open_database
 from adapters.errors import DatabaseError
 from adapters.settings import DatabaseSettings
 from adapters.sqlite_engine import file_lock, lock_of, open_engine
+from tests.support.waiting import soon
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -66,14 +67,21 @@ def _count(data_dir, ready):
 def test_a_writer_that_is_killed_breaks_nothing(path):
     """kill -9 in the middle of transactions: the others go on, and every committed pair of changes is whole."""
     database = open_database(DatabaseSettings(), path.parent)
+
+    def counted() -> int:
+        with database.read() as connection:
+            return connection.execute(text("SELECT value FROM revisions")).scalar() or 0
+
+    count = 0
     for seed in range(3):
         ready = SPAWN.Event()
         process = SPAWN.Process(target=_count, args=(path.parent, ready))
         process.start()
         assert ready.wait(60)
+        soon(lambda before=count: counted() > before)
         time.sleep(random.Random(seed).uniform(0.01, 0.1))
         process.kill()
-        process.join(20)
+        process.join(60)
         assert process.exitcode == -signal.SIGKILL
         with database.begin() as connection:
             count = connection.execute(text("SELECT value FROM revisions")).scalar() or 0
