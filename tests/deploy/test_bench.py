@@ -59,7 +59,7 @@ async def test_stand_in_keeps_adapters(stand_in):
 
 
 async def test_load_counts_requests_and_events(stand_in):
-    plain = await run(Work(stand_in, connections=4, seconds=0.3, warm_up=0.1, pid=os.getpid()))
+    plain = await run(Work(stand_in, connections=4, seconds=1.0, warm_up=0.1, pid=os.getpid()))
     assert plain["errors"] == {} and plain["requests"] > 10 and plain["events"] == 0
     assert 0 < plain["latency_p50"] <= plain["latency_p99"] < 5 and plain["cpu_per_request"] > 0
     stream = await run(Work(stand_in, connections=4, seconds=1.0, warm_up=0.1, stream=True))
@@ -79,7 +79,7 @@ async def test_load_reports_refusals_and_cut_answers():
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        seen = await run(Work(url, connections=1, seconds=0.2, warm_up=0.0, stream=stream))
+        seen = await run(Work(url, connections=1, seconds=1.0, warm_up=0.0, stream=stream))
         server.close()
         assert seen["requests"] == 0 and expected in seen["errors"]
 
@@ -177,7 +177,7 @@ def test_percentiles():
 @pytest.mark.needs("nginx")
 def test_a_short_run_from_the_command_line(tmp_path):
     out = tmp_path / "deep" / "bench.json"
-    command = [sys.executable, "-m", "deploy.bench", "--rounds", "2", "--seconds", "0.4", "--connections", "4"]
+    command = [sys.executable, "-m", "deploy.bench", "--rounds", "2", "--seconds", "0.8", "--connections", "4"]
     command += ["--out", str(out), "--no-streams", "--peers", ",".join(MEASURED)]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -15,7 +15,7 @@ def test_the_scraper_reads_until_it_is_left(tmp_path, monkeypatch):
     values = SharedValues(tmp_path)
     values.counter(c.FAILOVERS, "e").inc()
     server = MetricsServer(tmp_path, 0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     with scraping.Scraper(server.port) as scraper:
         while len(scraper.took) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)

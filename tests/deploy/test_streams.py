@@ -14,6 +14,7 @@ from deploy.bench import routers, streams, upstream, waiting
 from deploy.bench.processes import CouldNotStart
 from deploy.bench.site import Running
 from tests.support.tree import ROOT
+from tests.support.waiting import eventually
 
 
 async def test_the_stand_in_holds_and_floods():
@@ -31,7 +32,7 @@ async def test_the_stand_in_holds_and_floods():
     [held] = await waiting.connections(running.url, 1, waiting.request(running, "[hold]", True), lambda s: b"token" in s)
     [flooded] = await waiting.connections(running.url, 1, waiting.request(running, "[flood]", True), lambda s: True)
     flooded.transport.pause_reading()
-    await asyncio.sleep(0.1)
+    await eventually(lambda: made[-1].paused)
     assert held.seen.count(b" token") == 1
     assert made[-1].paused and 0 < made[-1].left < upstream.FLOOD  # it is held back, not buffered somewhere
     for client in (paced, held, flooded):
