@@ -20,6 +20,7 @@ from adapters.types import Holding, HoldingState
 from gateway import cli_routes
 from tests.support import tree
 from tests.support.commands import failed, good
+from tests.support.waiting import soon
 
 
 def test_routes(cli, pushed):
@@ -59,7 +60,7 @@ class Controller(threading.Thread):
                 self.routes.fail_target("support", "engine-0 refused it")
             elif route.target:
                 self.fleet.upsert_holding(Holding("engine-0", route.target, HoldingState.LOADING, "b", 0.0))
-                self.stop.wait(0.3)
+                self.stop.wait(1.5)  # the command looks several times meanwhile
                 route = self.routes.commit_target("support", 60, time.time())
             self.publish(route.version or "base@0123456789ab")
 
@@ -106,7 +107,13 @@ def test_set_reports_a_failure(cli, pushed, controller):
 
 def test_set_reports_that_somebody_else_changed_it(cli, pushed, cli_database):
     FleetStore(cli_database).acquire_lease(CONTROLLER_LEASE, "test", 60, time.time())
-    other = threading.Timer(0.5, lambda: RouteStore(cli_database).set_target("support", pushed[1]))
+    routes = RouteStore(cli_database)
+
+    def change() -> None:
+        soon(lambda: routes.get("support").target == pushed[0])
+        routes.set_target("support", pushed[1])
+
+    other = threading.Thread(target=change, daemon=True)
     other.start()
     line = failed(cli("route", "set", "support", pushed[0]))
     other.join()
@@ -136,7 +143,7 @@ def test_ctrl_c_is_status_130(cli_config, pushed, cli_database):
         assert process.stderr.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == "stopped\n"
-        assert process.wait(20) == 130
+        assert process.wait(60) == 130
 
 
 def test_a_reader_that_stops_reading_is_no_error(cli_config, cli_database):
@@ -147,4 +154,4 @@ def test_a_reader_that_stops_reading_is_no_error(cli_config, cli_database):
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1

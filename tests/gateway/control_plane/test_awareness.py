@@ -44,7 +44,7 @@ def test_the_thread_tells_and_ends(database: Database, monkeypatch: pytest.Monke
     monkeypatch.setattr(fleet, "registry_revision", flaky)
     watch = Awareness(fleet, told.set)
     watch.start()
-    assert looked.wait(10)
+    assert looked.wait(60)
     for _ in range(100):  # the look that was under way may have seen the change already
         change(database)
         if told.wait(0.2):
