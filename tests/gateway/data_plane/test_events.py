@@ -233,7 +233,7 @@ def test_kill_9_loses_at_most_the_last_moment_and_damages_nothing(tmp_path: Path
 
     while int(process.stdout.readline()) < 2000:
         pass
-    before = soon(lambda: process.stdout.readline() and len(found := stored()) > 500 and found)  # type: ignore[union-attr]
+    before = soon(lambda: process.stdout.readline() and len(found := stored()) > 500 and found)
     kill(process)
     after = stored()
     assert after[: len(before)] == before and after == [f"id-{number}" for number in range(len(after))]
