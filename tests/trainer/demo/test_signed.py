@@ -26,7 +26,10 @@ def test_the_version_an_id_was_signed_for():
     assert signed.version(mint(5), "other") == "" and signed.version(mint(6), "support") == ""
 
 
-@pytest.mark.parametrize("given", ["", "chatcmpl-1", "x" * 48, "é" * 48, mint(5)[:-1], mint(5, b"t" * 32), mint(5) + "A"])
+@pytest.mark.parametrize(
+    "given", ["", "chatcmpl-1", "x" * 48, "é" * 48, mint(5)[:-1], mint(5, b"t" * 32), mint(5) + "A"],
+    ids=["nothing", "another engine's", "no id", "no ascii", "cut", "of another secret", "longer"],  # minted ones differ
+)
 def test_what_is_not_genuine_names_no_version(given):
     assert Signatures(SECRET, ROWS.get).version(given, "support") == ""
 
