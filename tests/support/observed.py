@@ -228,6 +228,8 @@ class Observed:
         self.crowd(60)
         self.until(lambda: self.metric("understudy_rollout_effect"), "a judgement")
         self.until(lambda: self.crowd(20) and self.metric("understudy_alignment_tax_ratio"), "reward and satisfaction")
+        self.until(lambda: self.metric("understudy_rollout_ratio_mismatch_log_evalue"), "the split is judged")
+        self.seen()  # some of it is shown only while the rollout is open
         for engine in self.engines:
             engine.misbehave.failing.add(candidate)
         self.until(lambda: phase() == "rolled_back", "the rollback")
