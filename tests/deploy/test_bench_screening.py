@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deploy.bench import screening
 from deploy.bench.screening import Seen
 from deploy.bench.screening_site import site
 from deploy.bench.screening_texts import LEAST, _after_hazard, answers
 
 
-async def test_the_guards_speed_shows_and_a_dead_guard_lets_nothing_through(tmp_path: Path) -> None:
+async def test_the_guards_speed_shows_and_a_dead_guard_lets_nothing_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "SLOWER", 1.0)  # more than a busy machine adds to what does not wait for the guard
     with site(tmp_path, real_guard=False) as place:
         async with screening.session_of(place) as session:
             rows = await screening.first_tokens(session, 2)
