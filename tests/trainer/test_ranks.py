@@ -34,5 +34,5 @@ def test_two_processes_gather_in_order_share_the_first_s_and_part(tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    said = [json.loads(process.communicate(timeout=60)[0]) for process in running]
+    said = [json.loads(process.communicate(timeout=240)[0]) for process in running]
     assert said == [[[0, 10, 1, 11], "from 0", [0]], [[0, 10, 1, 11], "from 0", [1]]]
