@@ -199,8 +199,8 @@ def _count(story: Story, row: dict[str, Any], seen: list[Asked]) -> None:
     story.claim(
         counted["wrong_version"] == 0,
         f"{counted['wrong_version']} answers so far came from another version than their header says, by"
-        f" {counted['judged_by_id']} signed ids and {counted['judged_by_text']} answers to fixed prompts"
-        f" ({counted['judged_by_text_near_a_change']} of them within a second of a change of weights)",
+        f" {counted['judged_by_id']} signed ids and {counted['judged_by_content']} answers to fixed prompts"
+        f" ({counted['judged_by_content_near_a_change']} of them within a second of a change of weights)",
     )
     judged = {version: sum(one.version == version for one in found.judged) for version in both}
     said = " and ".join(f"{count} of {version}" for version, count in judged.items())

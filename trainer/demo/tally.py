@@ -31,7 +31,7 @@ class Tally:
     failed: int = 0
     wrong: list[dict[str, Any]] = field(default_factory=list)
     by_id: int = 0
-    by_text: int = 0
+    by_content: int = 0
     near_changes: int = 0
 
     def learn(self, version: str) -> None:
@@ -57,7 +57,7 @@ class Tally:
         """For the demo's report."""
         counted = {
             "total": self.total, "failed": self.failed, "wrong_version": len(self.wrong), "judged_by_id": self.by_id,
-            "judged_by_text": self.by_text, "judged_by_text_near_a_change": self.near_changes,
+            "judged_by_content": self.by_content, "judged_by_content_near_a_change": self.near_changes,
         }  # fmt: skip
         return counted | ({"wrong": self.wrong[:SHOWN]} if self.wrong else {})
 
@@ -66,10 +66,10 @@ class Tally:
         self.total += len(seen)
         self.failed += len(seen) - len(answered)
         self.by_id += len(answered)
-        self.by_text += len(found.judged)
-        by_text = {id(one) for one in found.wrong}
+        self.by_content += len(found.judged)
+        by_content = {id(one) for one in found.wrong}
         for one in answered:
             version = signed.version(one.response_id, self.route)
-            if version != one.version or one.version not in between or id(one) in by_text:
+            if version != one.version or one.version not in between or id(one) in by_content:
                 said = {"header": one.version, "signed": version, "prompt": one.fixed, "text": one.text}
                 self.wrong.append({"at": one.at, "response_id": one.response_id, **said})

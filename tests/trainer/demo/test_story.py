@@ -41,5 +41,5 @@ def test_the_demo_keeps_its_claims(tmp_path: Path) -> None:
     assert told["requests"]["total"] > 500
     asked = told["requests"]
     assert (asked["failed"], asked["wrong_version"]) == (0, 0)
-    assert asked["judged_by_id"] == asked["total"] and asked["judged_by_text"] > 0.1 * asked["total"]
+    assert asked["judged_by_id"] == asked["total"] and asked["judged_by_content"] > 0.1 * asked["total"]
     assert (tmp_path / "report.svg").read_text().count("<path") > 4

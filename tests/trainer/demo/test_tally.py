@@ -54,8 +54,8 @@ def test_a_story_without_mix_ups(counting: tally.Tally):
     ]  # fmt: skip
     counting.count(seen, (STABLE, CANDIDATE), [110.9])
     assert counting.report() == {
-        "total": 6, "failed": 2, "wrong_version": 0, "judged_by_id": 4, "judged_by_text": 2,
-        "judged_by_text_near_a_change": 1,
+        "total": 6, "failed": 2, "wrong_version": 0, "judged_by_id": 4, "judged_by_content": 2,
+        "judged_by_content_near_a_change": 1,
     }  # fmt: skip
 
 
@@ -78,4 +78,4 @@ def test_a_swapped_pair_is_counted(counting: tally.Tally):
 
 def test_rollouts_add_up(counting: tally.Tally):
     assert [wrong(counting, answer(STABLE, 1, "one"), answer(STABLE, 1, "two")) for _ in range(2)] == [1, 2]
-    assert counting.report()["judged_by_text"] == 4
+    assert counting.report()["judged_by_content"] == 4
