@@ -28,7 +28,6 @@ _WRITTEN: Final = re.compile(
     rb'"(?:content|text|delta|reasoning_content|reasoning|thinking|refusal|arguments|partial_json)"\s*:\s*"[^"]'
     rb'|"tool_calls"\s*:\s*\[\s*\{|"type"\s*:\s*"(?:tool_use|function_call)"'
 )
-_UNKNOWN: Final = b"\0"  # no event begins like this
 _BLANK: Final = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")  # behind a blank line
 _ERROR: Final = re.compile(rb'(?:^|\n)(?:data: \{"error"|event: error\r?\n)')
 _NOTHING: Final = (b'"', b"")  # what follows the opening quote of an empty text
@@ -100,9 +99,9 @@ class StreamEditor:
         self._public = public
         self._strip = strip_usage
         self._tail = b""
-        self._before = _UNKNOWN  # how the events of this stream begin, up to the model's name; see _learn
+        self._before = b""  # how the events of this stream begin, up to the model's name; see _learn
         self._after = b""  # the same with the public name
-        self._length = 0  # of `_before`
+        self._length = 0  # of `_before`; 0: it is not known
         self.content = False  # the first content delta has passed
         self.done = False  # the end marker has passed
         self.error: bytes | None = None  # the engine's error event; nothing passes after it
@@ -112,7 +111,8 @@ class StreamEditor:
         """Whole events, edited. Raises ValueError when one event grows without bound."""
         length = self._length
         if (
-            data.startswith(self._before)
+            length  # a beginning is known, and nothing waits in front
+            and data.startswith(self._before)
             and data.find(b"\n", length) == len(data) - 2
             and data.endswith(b"\n\n")
             and data.rfind(b'"usage":', length) < 0
@@ -124,7 +124,7 @@ class StreamEditor:
         if not data.endswith(b"\n\n"):
             cut = _end(data)
             self._tail = data[cut:]
-            self._before, self._length = _UNKNOWN, 0  # the rest is to come: nothing may overtake it
+            self._before, self._length = b"", 0  # the rest is to come: nothing may overtake it
             if len(self._tail) > MAX_EVENT:
                 raise ValueError("an event of the engine's stream has no end")
             if not cut:
@@ -183,7 +183,7 @@ class StreamEditor:
         for index, event in enumerate(events):
             if _ERROR.search(event):
                 self.error = event.partition(b"data: ")[2].strip()
-                self._before, self._length = _UNKNOWN, 0
+                self._before, self._length = b"", 0
                 return b"".join(events[:index])
         return data
 

@@ -88,6 +88,13 @@ def test_nothing_overtakes_an_event_that_is_not_whole() -> None:
     assert edit.feed(first) == first.replace(ENGINE[0], PUBLIC)
 
 
+@pytest.mark.parametrize("rest", [b"\0}]}\n\n", b"}]}\n\n", b"\0\n\n"])
+def test_whatever_byte_a_rest_begins_with_it_stays_behind_its_beginning(rest: bytes) -> None:
+    edit = editor()
+    assert edit.feed(b'data: {"choices":[{"x":1') == b""
+    assert edit.feed(rest) == b'data: {"choices":[{"x":1' + rest
+
+
 def test_after_an_error_not_even_a_like_event_passes() -> None:
     edit = editor()
     edit.feed(STREAM[1])
