@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from adapters.database import open_database
+from adapters import tables
+from adapters.database import insert_new, open_database
 from adapters.fleet_store import FleetStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot, to_json
@@ -50,6 +51,8 @@ class Gateway:
         self.log = directory / "serve.log"
         self.database = open_database(DatabaseSettings(url=url), self.data_dir, upgrade=True)
         self.fleet = FleetStore(self.database)
+        with self.database.begin() as connection:  # a drawn one would now and then put all of few users into one arm
+            insert_new(connection, tables.secrets, name="response-id", value=bytes(range(32)))
         self.process: subprocess.Popen[bytes] | None = None
 
     def publish(self, engines: dict[str, str], version: str = STABLE, share: float = 0.0, delay: float = 0.0) -> int:

@@ -126,7 +126,7 @@ async def test_a_bad_candidate_cannot_hurt_users(tmp_path: Path, candidate: Any,
             assert gateway.metric("understudy_failovers_total") == 0
             bad = [r for r in rows(gateway, tables.responses) if r["flags"] & Flag.SHADOW]
     assert counted[outcome] >= 2 and "ok" not in counted
-    assert engine.most <= 4  # two at once; the engine hears of the end of a cancelled one a moment later
+    assert engine.most <= 2 or candidate is never  # of the end of a cancelled one the engine hears later
     assert len(bad) >= counted[outcome] and all(r["status"] >= 500 for r in bad)
     assert not any(r["flags"] & Flag.ENGINE_DOWN for r in bad)  # the engine serves stable: it is the candidate
     assert all(bool(r["flags"] & Flag.NON_FINITE) == (candidate is fails) for r in bad)
@@ -159,7 +159,7 @@ async def test_above_the_ceiling_nothing_is_mirrored_and_a_full_queue_drops(tmp_
             await eventually(lambda: engine.under_way == 0)
             await ask(gateway, 3)
             await eventually(lambda: shed() == 1 + shadow_module.WAITING + 3)
-            assert len(engine.seen) == 1
+            assert len(engine.seen) == engine.most == 1
 
 
 async def test_when_the_rollout_ends_its_shadow_ends(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ async def test_when_the_rollout_ends_its_shadow_ends(tmp_path: Path) -> None:
             await eventually(lambda: engine.under_way == 0)
             await adopted(gateway)
             await ask(gateway, 2)
-            assert len(engine.seen) == 3
+            assert len(engine.seen) == engine.most == 3  # as many at once as allowed
             assert gateway.stop() == 0
 
 
