@@ -20,7 +20,7 @@ PROGRAMS = [{"input": "2\n", "output": "4"}, {"input": "-1", "output": "-2\n"}]
 
 
 def grader(**options):
-    return build_grader(RewardSpec(name="code", options={"timeout": 5, "cpu": 2, **options}))
+    return build_grader(RewardSpec(name="code", options={"timeout": 30, "cpu": 2, **options}))
 
 
 @pytest.fixture(scope="module")
