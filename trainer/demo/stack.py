@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -200,12 +201,15 @@ def make_adapters(directory: Path, wanted: tuple[str, ...] = ("A", "B")) -> dict
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Ports on which nobody listens, all different; none that the kernel gives to clients, who could take it meanwhile."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(15_000, 27_000), 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("no ports are free")
 
 
 async def until(condition: Any, seconds: float, what: str) -> float:
