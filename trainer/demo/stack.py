@@ -201,7 +201,7 @@ def make_adapters(directory: Path, wanted: tuple[str, ...] = ("A", "B")) -> dict
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on which nobody listens, all different; none that the kernel gives to clients, who could take it meanwhile."""
+    """Ports on which nobody listens, all different, and none that the kernel gives to clients, who might be quicker."""
     found: list[int] = []
     for port in random.SystemRandom().sample(range(15_000, 27_000), 1000):
         with socket.socket() as probe, contextlib.suppress(OSError):
