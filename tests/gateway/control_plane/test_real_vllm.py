@@ -22,6 +22,7 @@ from gateway.control_plane.controller import Controller
 from gateway.engines.client import EngineClient
 from gateway.engines.sessions import session_members
 from tests.support.engine import REAL, RealEngine, long_answer
+from tests.support.waiting import PATIENCE
 from tests.support.world import World
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -139,8 +140,9 @@ async def test_a_retired_version_drains_by_the_engines_own_word(plane: Plane, re
     await plane.serve(first)
     async with EngineClient(real_engine.url) as client:
         asking = asyncio.create_task(long_answer(client, first))
-        await asyncio.sleep(0.3)
-        assert (await client.metrics()).uses(first)
+        async with asyncio.timeout(PATIENCE):
+            while not (await client.metrics()).uses(first):
+                await asyncio.sleep(0.02)
         await plane.serve(second)
         plane.world.routes.end_bake("r")
         unloaded = []
