@@ -25,7 +25,7 @@ print(*sorted({import_module(module).__file__.rpartition(".")[2] for module in U
 
 def python(code: str, tree: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60, cwd=tree,
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120, cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree), compiled.SWITCH: "1", **environment},
     )  # fmt: skip
 
@@ -67,12 +67,13 @@ def test_too_late_is_said_before_half_of_each_is_mixed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_without_machine_code_the_same_bytes_pass() -> None:
     """What is compiled is tested everywhere else: here what an installation without a C compiler runs."""
     files = [f"tests/gateway/data_plane/test_{name}.py" for name in
              ("byte_for_byte", "fuzz", "hot_path", "ids", "protocol", "sse", "serve")]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files], check=False, capture_output=True,
-        text=True, timeout=240, cwd=ROOT, env={**os.environ, compiled.SWITCH: "0", "PYTEST_ADDOPTS": ""},
+        text=True, timeout=840, cwd=ROOT, env={**os.environ, compiled.SWITCH: "0", "PYTEST_ADDOPTS": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
