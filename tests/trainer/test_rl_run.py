@@ -84,7 +84,7 @@ def train_in_two(folder):
     command = [sys.executable, *launcher, str(folder / "program.py"), str(folder / "train.toml"),
                str(folder / "understudy.toml")]  # fmt: skip
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=540, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 

@@ -129,7 +129,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     two.write_text("processes = 2\n" + two.read_text())
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [sys.executable, *launcher, *command(two)], check=False, cwd=tree.ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, *launcher, *command(two)], check=False, cwd=tree.ROOT, capture_output=True, text=True, timeout=540
     )
     assert done.returncode == 0, done.stderr[-3000:]
     version = done.stdout.strip().splitlines()[-1]

@@ -140,7 +140,7 @@ def real_vllm(model, log):
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     try:
-        deadline = time.monotonic() + 280
+        deadline = time.monotonic() + 540
         while True:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
             with contextlib.suppress(httpx.TransportError):
