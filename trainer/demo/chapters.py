@@ -155,14 +155,15 @@ def _phases(story: Story, row: dict[str, Any], seen: list[Asked]) -> list[dict[s
     """What each phase took. Responses: the candidate's, seen by users; in the shadow nobody sees them."""
     events = story.stack.operator("GET", f"/api/v1/rollouts/{row['id']}")["events"]
     moves = [event for event in events if event["kind"] in ("started", "moved", "promoted", "rolled_back")]
-    places = [("preparing", 0.0), *((e["numbers"].get("phase"), e["numbers"].get("weight")) for e in moves[1:])]
+    places = [{"phase": "preparing", "weight": 0.0, "step": 0}, *(dict(event["numbers"]) for event in moves[1:])]
     ends = [event["at"] for event in moves[1:]] + [row["ended_at"] or time.time()]
+    answered = story.tally.by_step(seen, row["id"], row["candidate"])
     found = []
-    for event, (phase, weight), end in zip(moves, places, ends, strict=True):
-        if phase and end > event["at"]:
-            answered = sum(o.version == row["candidate"] and event["at"] <= o.at < end for o in seen)
-            found.append({"phase": phase, "weight": weight, "seconds": round(end - event["at"], 1),
-                          "responses": answered})  # fmt: skip
+    for event, place, end in zip(moves, places, ends, strict=True):
+        if place.get("phase") and end > event["at"]:
+            responses = answered[place["step"]] if place["phase"] != "preparing" else 0
+            found.append({"phase": place["phase"], "weight": place["weight"],
+                          "seconds": round(end - event["at"], 1), "responses": responses})  # fmt: skip
     return found
 
 

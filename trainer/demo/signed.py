@@ -33,9 +33,13 @@ class Signatures:
 
     def version(self, response_id: str, route: str) -> str:
         """The version that the id was signed for; "" where it is not genuine, or of another route."""
-        number = self._assignment(response_id)
-        row = None if number is None else self._lookup(number)
+        row = self.row(response_id)
         return str(row["version"]) if row is not None and row["route"] == route else ""
+
+    def row(self, response_id: str) -> Mapping[str, Any] | None:
+        """The assignment that the id was signed for; None where it is not genuine."""
+        number = self._assignment(response_id)
+        return None if number is None else self._lookup(number)
 
     def _assignment(self, response_id: str) -> int | None:
         try:

@@ -7,6 +7,7 @@ signed into the response's id, and, where the prompt was a fixed one, the answer
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,12 @@ class Tally:
             any(one.at <= at + NEAR and one.ended >= at - NEAR for at in times) for one in found.judged
         )
         return found
+
+    def by_step(self, seen: Iterable[Asked], rollout: int, version: str) -> Counter[int]:
+        """A version's answers by the step of the rollout that they were signed for: exact also where steps change."""
+        with signatures(self.stack.config) as signed:
+            rows = [signed.row(one.response_id) for one in seen if one.status == 200 and one.version == version]
+        return Counter(int(row["step"]) for row in rows if row is not None and row["rollout"] == rollout)
 
     def report(self) -> dict[str, Any]:
         """For the demo's report."""

@@ -16,7 +16,12 @@ from trainer.demo.stack import Stack
 
 STABLE, CANDIDATE = "support@000000000001", "support@000000000002"
 SECRET = b"s" * 32
-ROWS = {1: {"route": "support", "version": STABLE}, 2: {"route": "support", "version": CANDIDATE}}
+ROWS = {
+    1: {"route": "support", "version": STABLE, "rollout": 0, "step": 0},
+    2: {"route": "support", "version": CANDIDATE, "rollout": 7, "step": 1},
+    3: {"route": "support", "version": CANDIDATE, "rollout": 7, "step": 2},
+    4: {"route": "support", "version": CANDIDATE, "rollout": 0, "step": 0},
+}
 MINTER = IdMinter(SECRET)
 
 
@@ -74,6 +79,11 @@ def test_each_witness_alone_is_enough(counting: tally.Tally, mixed: Asked):
 
 def test_a_swapped_pair_is_counted(counting: tally.Tally):
     assert wrong(counting, answer(STABLE, 1, "two"), answer(CANDIDATE, 2, "one")) == 2
+
+
+def test_answers_by_the_step_they_were_signed_for(counting: tally.Tally):
+    seen = [answer(CANDIDATE, number) for number in (2, 3, 3, 4)] + [answer(STABLE, 1), answer(CANDIDATE, 2, status=500)]
+    assert counting.by_step(seen, 7, CANDIDATE) == {1: 1, 2: 2}
 
 
 def test_rollouts_add_up(counting: tally.Tally):
