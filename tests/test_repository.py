@@ -38,7 +38,7 @@ TESTED_ELSEWHERE = {
     "gateway.logs": SERVE,
     "gateway.control_plane.service": "tests/test_openai_client.py",  # its stack is `understudy up`
     **{f"trainer.{name}": "tests/trainer/demo/test_story.py" for name in (
-        "demo.chapters", "demo.gameable", "demo.telling",
+        "demo.gameable", "demo.telling",
     )},
 }  # fmt: skip
 # module → module-level state it may keep, and why.
