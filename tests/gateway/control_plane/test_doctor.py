@@ -11,6 +11,7 @@ import pytest
 
 from adapters.database import open_database
 from adapters.settings import DatabaseSettings
+from gateway.compiled import why_not
 from gateway.config import EngineSettings, Settings
 from gateway.control_plane import doctor, doctor_engines
 from gateway.control_plane.doctor import examine
@@ -46,13 +47,16 @@ def config(tmp_path: Path, engine: FakeEngine):
     return write
 
 
+INTERPRETED = {"hot path"} if why_not() else set()  # of a machine without a C compiler doctor says so
+
+
 def bad(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.subject: finding for finding in findings if finding.level != "ok"}
 
 
 def test_a_fresh_installation_is_fine(config):
     findings = examine(config())
-    assert bad(findings) == {}
+    assert bad(findings).keys() == INTERPRETED
     assert {"configuration", "disk", "base", "gateway.port", "database", "e.sock"} <= {f.subject for f in findings}
 
 
@@ -238,5 +242,5 @@ def test_graders_of_production(config):
     table = '[[rewards.grader]]\nname = "regex"\noptions = {{ pattern = "{}" }}\n'
     port = f"[rewards]\nport = {free_port()}\n"
     findings = examine(config(port + table.format("a+")))
-    assert bad(findings) == {} and {"rewards.port", "graders"} <= {finding.subject for finding in findings}
+    assert bad(findings).keys() == INTERPRETED and {"rewards.port", "graders"} <= {finding.subject for finding in findings}
     assert "does not compile" in bad(examine(config(port + table.format("("))))["graders"].what
