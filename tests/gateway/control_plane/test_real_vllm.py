@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -135,14 +136,23 @@ async def test_beyond_the_slots_it_is_refused(plane: Plane):
     assert plane.replicas() == ("engine-0",)
 
 
+async def at_work(client: EngineClient, version: str) -> asyncio.Task[Any]:
+    """A long answer that the engine says it writes; it may be done before anybody could see it: then another one."""
+    asking = asyncio.create_task(long_answer(client, version))
+    async with asyncio.timeout(PATIENCE):
+        while not (await client.metrics()).uses(version):
+            if asking.done():
+                assert (await asking)["choices"][0]["finish_reason"] == "length"
+                asking = asyncio.create_task(long_answer(client, version))
+            await asyncio.sleep(0.02)
+    return asking
+
+
 async def test_a_retired_version_drains_by_the_engines_own_word(plane: Plane, real_engine: RealEngine):
     first, second = plane.push(plane.markers["A"]), plane.push(plane.markers["B"])
     await plane.serve(first)
     async with EngineClient(real_engine.url) as client:
-        asking = asyncio.create_task(long_answer(client, first))
-        async with asyncio.timeout(PATIENCE):
-            while not (await client.metrics()).uses(first):
-                await asyncio.sleep(0.02)
+        asking = await at_work(client, first)
         await plane.serve(second)
         plane.world.routes.end_bake("r")
         unloaded = []
