@@ -31,7 +31,7 @@ install: ## install into .venv, or bring it up to date
 	$(INSTALL)
 
 compiled: $(INSTALLED)
-	@$(RUN) deploy/compile_hot_path.py 2>&1 | tee $(VENV)/compile.log | grep '^note:' || true
+	@$(RUN) deploy/compile_hot_path.py
 
 demo: compiled ## adapters hot-swapped on a real vLLM on this CPU; keeps serving until Ctrl-C
 	@exec $(VENV)/bin/understudy demo $(ARGS)

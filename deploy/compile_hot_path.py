@@ -6,17 +6,22 @@ the same, interpreted, at twice the CPU a request.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from gateway import compiled
 
 TYPES = ("--config-file=", "--ignore-missing-imports", "--follow-imports=silent")  # strictness is `make lint`'s
 OPTIMISE = "1"  # -O2 and -O3 take longer to compile and run no faster: the time goes into Python's own library
+
+
+LOG = "compile.log"  # beside what was compiled
 
 
 class CouldNotCompile(Exception):
@@ -31,16 +36,18 @@ def compile_unit() -> Path:
     compiler = os.environ.get("CC", "cc").split()[0]
     if shutil.which(compiler) is None:
         raise CouldNotCompile("there is no C compiler: install gcc or clang")
+    print("note: compiling the hot path, about half a minute", flush=True)
     try:
         home.parent.mkdir(exist_ok=True)
         # Beside its place, so that it can be moved there whole.
         with tempfile.TemporaryDirectory(prefix=".building-", dir=home.parent) as scratch:
-            _build(Path(scratch))
+            with _said_to(home.parent / LOG):
+                _build(Path(scratch))
             _put(Path(scratch) / "lib", home)
     except OSError as error:
         raise CouldNotCompile(f"{home.parent} cannot be written: {error.strerror}") from error
     for other in home.parent.iterdir():  # of sources that are gone; whoever runs it has it open
-        if other != home and not other.name.startswith("."):
+        if other != home and other.is_dir() and not other.name.startswith("."):
             shutil.rmtree(other, ignore_errors=True)
     return home
 
@@ -48,7 +55,6 @@ def compile_unit() -> Path:
 def _build(scratch: Path) -> None:
     from mypyc.build import mypycify
     from setuptools import Distribution
-    from setuptools.errors import BaseError
 
     sources = [str(compiled.source(module)) for module in compiled.UNIT]
     try:
@@ -58,10 +64,28 @@ def _build(scratch: Path) -> None:
         command.ensure_finalized()
         command.run()
     except SystemExit as error:  # mypyc's way to say that it does not like the sources
-        raise CouldNotCompile("mypyc refuses the sources: see above") from error
-    except BaseError as error:
-        reason = f"the C compiler failed ({error}): are Python's headers there (python3-dev)?"
-        raise CouldNotCompile(reason) from error
+        raise CouldNotCompile(f"mypyc refuses the sources (see {compiled.home().parent / LOG})") from error
+    except Exception as error:  # what setuptools raises for a compiler that fails has no common base
+        reason = f"the C compiler failed ({error}; see {compiled.home().parent / LOG})"
+        raise CouldNotCompile(f"{reason}: are Python's headers there (python3-dev)?") from error
+
+
+@contextlib.contextmanager
+def _said_to(log: Path) -> Iterator[None]:
+    """Everything that is printed, by the compilers too, goes to `log`: a page for each module."""
+    sys.stdout.flush()
+    kept = os.dup(1), os.dup(2)
+    try:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in enumerate(kept, 1):
+            os.dup2(old, number)
+            os.close(old)
 
 
 def _put(built: Path, home: Path) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from deploy.bench import cpu
+from trainer.demo.stack import free_ports
 
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 10.0
@@ -27,12 +26,8 @@ class CouldNotStart(Exception):
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now, below those that the kernel gives to clients."""
-    for port in random.sample(range(27_000, 32_000), 1000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise CouldNotStart("no port is free")
+    """See trainer.demo.stack.free_ports."""
+    return free_ports(1)[0]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_it_appears_whole_and_older_ones_go(elsewhere, monkeypatch):
     monkeypatch.setattr(compile_hot_path, "_build", build)
     assert compile_hot_path.compile_unit() == elsewhere
     assert [path.name for path in elsewhere.iterdir()] == ["code.so"] and not older.exists()
-    assert [path.name for path in elsewhere.parent.iterdir()] == ["digest"]
+    assert {path.name for path in elsewhere.parent.iterdir()} == {"digest", compile_hot_path.LOG}
 
 
 def test_a_build_that_fails_leaves_nothing_behind(elsewhere, monkeypatch, capsys):
@@ -65,7 +66,26 @@ def test_a_build_that_fails_leaves_nothing_behind(elsewhere, monkeypatch, capsys
     monkeypatch.setattr(compile_hot_path, "_build", build)
     assert compile_hot_path.main() == 0
     assert "python3-dev" in capsys.readouterr().out
-    assert list(elsewhere.parent.iterdir()) == []
+    assert [path.name for path in elsewhere.parent.iterdir()] == [compile_hot_path.LOG]
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_one_line(elsewhere, monkeypatch, capfd):
+    """As one does that has no Python.h. mypyc itself runs."""
+    monkeypatch.setenv("CC", "false")
+    assert compile_hot_path.main() == 0
+    out, err = capfd.readouterr()
+    first, said = out.splitlines()
+    assert first == "note: compiling the hot path, about half a minute" and err == ""
+    assert said.startswith("note: the hot path runs interpreted, at twice the CPU a request: the C compiler failed (")
+    assert said.endswith("(python3-dev)?; then `make install` again") and not elsewhere.exists()
+
+
+def test_what_compilers_print_is_in_a_log_and_not_on_the_terminal(elsewhere, monkeypatch, capfd):
+    monkeypatch.setattr(compile_hot_path, "_build", lambda _: os.system("echo a page for each module"))
+    compile_hot_path.main()
+    assert "page" not in "".join(capfd.readouterr())
+    assert (elsewhere.parent / compile_hot_path.LOG).read_text() == "a page for each module\n"
 
 
 def test_installing_compiles(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,14 @@ def said(log: Path) -> list[str]:
     return [entry["message"] for entry in entries if entry["message"].startswith("the hot path runs ")]
 
 
+def test_nothing_of_the_hot_path_is_imported_before_its_form_is_decided() -> None:
+    code = f"import sys, {spawned.__name__}; print([m for m in {compiled.UNIT!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("switch", ["1", "0"])
 def test_a_worker_says_which_form_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
-    assert spawned.work.__module__ == "gateway.data_plane.spawned"
     monkeypatch.setenv(compiled.SWITCH, switch)
     with serving(tmp_path) as gateway:
         gateway.start()
