@@ -79,10 +79,9 @@ def _said_to(log: Path) -> Iterator[None]:
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            yield
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         for number, old in enumerate(kept, 1):
             os.dup2(old, number)
             os.close(old)
