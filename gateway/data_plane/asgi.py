@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from gateway.data_plane.framing import unframed
 from gateway.data_plane.push import Headers, Producer
 from gateway.errors import body_too_large, request_timeout
 
@@ -46,6 +47,10 @@ class AsgiDownstream:
             self._paused = True
             self.producer.pause()
         self._put({"type": "http.response.body", "body": data, "more_body": True})
+
+    def chunks(self) -> Callable[[bytes], None]:
+        """See Downstream."""
+        return lambda chunk: self.write(unframed(chunk))
 
     def finish(self) -> None:
         """See Downstream."""

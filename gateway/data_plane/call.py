@@ -31,7 +31,7 @@ class Call:
 
     __slots__ = (
         "_begun", "_blames", "_connection", "_paused", "_request", "_retried", "_sink", "_upstream", "headed", "last",
-        "on_data",
+        "on_chunk", "on_data",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, request: bytes, sink: Sink, now: float, blames: bool = True) -> None:
@@ -39,6 +39,7 @@ class Call:
         self._request = request
         self._sink: Sink | None = sink
         self.on_data: Callable[[bytes], None] = sink.on_data  # a chunk's way through here would be a step for nothing
+        self.on_chunk: Callable[[bytes, int], None] = sink.on_chunk
         self._connection: Connection | None = None
         self._begun = self.last = now
         self._blames = blames
@@ -136,13 +137,17 @@ class Call:
     def _end(self) -> Sink | None:
         sink, self._sink = self._sink, None
         if sink is not None:
-            self.on_data = _nobody  # no cycle of references is left behind
+            self.on_data, self.on_chunk = _nobody, _no_one  # no cycle of references is left behind
             self._upstream.done(self)
         return sink
 
 
 def _nobody(_data: bytes) -> None:
     """Whoever asked is gone."""
+
+
+def _no_one(_data: bytes, _at: int) -> None:
+    """Likewise."""
 
 
 def as_error(failure: Failure) -> ApiError:

@@ -11,11 +11,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
+from gateway.data_plane.framing import whole_chunk
 from gateway.data_plane.push import Headers
+
+if TYPE_CHECKING:
+    from gateway.data_plane.call import Call
 
 MAX_HEAD: Final = 64 * 1024  # bytes of response headers; an engine's are a few hundred
 _LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})  # how the end of a body is told
@@ -44,6 +48,9 @@ class Sink(Protocol):
     def on_data(self, data: bytes) -> None:
         """A piece of the body, as it arrived."""
 
+    def on_chunk(self, data: bytes, at: int) -> None:
+        """The same for a piece that was a chunk of its own: `data[at:-2]`, with its size in front and a CRLF behind."""
+
     def on_end(self) -> None:
         """The answer is complete."""
 
@@ -55,16 +62,17 @@ class Connection(asyncio.Protocol):
     """A connection that is idle (`sink` is None) or carries one exchange."""
 
     __slots__ = (
-        "_feed", "_head_size", "_headers", "_interim", "_lost", "_over", "_released", "_reusable", "_status",
-        "_until_close", "answered", "exchanges", "heard", "idle_since", "parser", "paused", "sink", "transport",
+        "_between", "_feed", "_head_size", "_headers", "_interim", "_lost", "_over", "_pieces", "_released",
+        "_reusable", "_status", "_until_close", "answered", "exchanges", "heard", "idle_since", "parser", "paused",
+        "sink", "transport",
     )  # fmt: skip
 
     def __init__(self, released: Callable[[Connection, bool], None], lost: Callable[[Connection], None]) -> None:
         self._released = released  # (connection, reusable) when an exchange ended
         self._lost = lost  # when the connection is gone
         self.transport: asyncio.Transport | None = None
-        self.sink: Sink | None = None
-        self._over: Sink | None = None  # whose answer is complete, until the packet with its last byte is read
+        self.sink: Call | None = None
+        self._over: Call | None = None  # whose answer is complete, until the packet with its last byte is read
         self._reusable = False
         self.answered = False  # any byte of the current answer has arrived
         self.heard = False  # … since somebody last looked and took this back
@@ -81,10 +89,12 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._interim = False
         self._until_close = False
+        self._pieces: list[bytes] = []  # of the body, in what is being read
+        self._between = False  # one chunk of the body is over, and the parser has seen nothing of the next
 
     # -- exchange -----------------------------------------------------------------------------------------------
 
-    def send(self, request: bytes, sink: Sink) -> None:
+    def send(self, request: bytes, sink: Call) -> None:
         """Begin an exchange. The connection must be idle."""
         assert self.transport is not None
         self.sink = sink
@@ -114,17 +124,28 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; bytes that nobody asked for end the connection."""
-        if self.sink is None:
+        current = self.sink
+        if current is None:
             self.close()
             return
         self.answered = self.heard = True
-        try:
-            self._feed(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if isinstance(error, httptools.HttpParserCallbackError):
-                logger.error("bug while relaying", exc_info=error)  # ours, not the engine's: it must not go unseen
+        if self._between:
+            at = whole_chunk(data)
+            if at:  # past the parser, which stands where it stood
+                try:
+                    current.on_chunk(data, at)
+                except Exception as error:
+                    self._bug(error)
+                return
+            self._between = False
+        valid = self._parse(data)
+        if self._pieces:
+            self._pass_on(current)
+        if not valid:
             self._reusable = False
             self.fail(Failure.PROTOCOL)
+        if self._between:
+            self._between = data.endswith(b"\r\n")  # if not, the next chunk's size has begun
         if not self._status:  # no head yet; what is left of one in a read is less than that read
             self._head_size += len(data)
             if self._head_size > MAX_HEAD:
@@ -134,6 +155,30 @@ class Connection(asyncio.Protocol):
             self._reset()
             self._released(self, self._reusable)
             sink.on_end()
+
+    def _parse(self, data: bytes) -> bool:
+        """False when it is not valid HTTP."""
+        try:
+            self._feed(data)
+        except httptools.HttpParserCallbackError as error:
+            self._bug(error)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return False
+        return True
+
+    def _pass_on(self, sink: Call) -> None:
+        """All of the body that was in one read, at once: what the sink writes is one system call."""
+        pieces, self._pieces = self._pieces, []
+        try:
+            sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        except Exception as error:
+            self._bug(error)
+
+    def _bug(self, error: Exception) -> None:
+        """Ours, not the engine's: it must not go unseen."""
+        logger.error("bug while relaying", exc_info=error)
+        self._reusable = False
+        self.fail(Failure.PROTOCOL)
 
     def eof_received(self) -> bool:
         """Let the transport close."""
@@ -185,10 +230,18 @@ class Connection(asyncio.Protocol):
         if self.sink is not None:
             self.sink.on_head(status, headers)
 
+    def on_chunk_header(self) -> None:
+        """A chunk's size is known; the rest of it is the parser's."""
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        """What comes next may be taken without the parser."""
+        self._between = True
+
     def on_body(self, body: bytes) -> None:
         """Pass on."""
         if self.sink is not None:
-            self.sink.on_data(body)
+            self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         """The exchange is over; the connection may serve another."""

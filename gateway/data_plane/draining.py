@@ -7,6 +7,7 @@ takes in whoever already stands in the queue, stops listening, and lets requests
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import time
@@ -26,9 +27,25 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._worker = worker
         self._leave_at = float("inf")
+        self._signalled = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        """Until it is time to leave. uvicorn's own looks ten times a second whether it is; here a signal says so."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._leave_at - time.monotonic() if self._worker.draining else None):
+                    await self._signalled.wait()
+            self._signalled.clear()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain instead of closing at once."""
+        self._begin_or_hasten(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._signalled.set)
+
+    def _begin_or_hasten(self, sig: int, frame: FrameType | None) -> None:
         if self._worker.draining:
             if sig == signal.SIGINT:
                 super().handle_exit(sig, frame)

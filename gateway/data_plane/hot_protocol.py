@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.data_plane.endpoints import ENDPOINTS, Endpoint
+from gateway.data_plane.framing import unframed
 from gateway.data_plane.intake import STATUS_LINES, Intake
 from gateway.data_plane.push import Headers, Producer
 from gateway.data_plane.worker import Worker
@@ -86,6 +87,13 @@ class HotCycle:
         else:
             head, self._head = self._head, b""
             self._protocol.put(head + data)
+
+    def chunks(self) -> Callable[[bytes], None]:
+        """See Downstream. As they are, without a step in between: who is disconnected is told at once."""
+        return self._protocol.put if self._chunked else self._unframed
+
+    def _unframed(self, chunk: bytes) -> None:
+        self.write(unframed(chunk))
 
     def finish(self) -> None:
         """See Downstream."""

@@ -7,6 +7,7 @@ ASGI is one Downstream (gateway.data_plane.asgi); a protocol class of its own ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,6 +36,9 @@ class Downstream(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body. Never blocks; obey `Producer.pause`."""
+
+    def chunks(self) -> Callable[[bytes], None]:
+        """What takes pieces that are framed as chunks already (gateway.data_plane.framing). Once the head was sent."""
 
     def finish(self) -> None:
         """The answer is complete."""

@@ -16,6 +16,7 @@ from gateway.data_plane.call import TIMEOUTS, Call, as_error
 from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import meaning, render, sse_error
 from gateway.data_plane.exchange import OK, Exchange, Finished
+from gateway.data_plane.framing import unframed
 from gateway.data_plane.protocol import rewrite
 from gateway.data_plane.push import Downstream, Headers
 from gateway.data_plane.sse import StreamEditor, Usage, is_written, read_usage, restamp
@@ -34,7 +35,8 @@ class Relay:
 
     __slots__ = (
         "_buffer", "_call", "_down", "_editor", "_error_status", "_exchange", "_failover", "_finished", "_flags",
-        "_kept", "_over", "_sent", "_size", "_started", "_status", "_suspect", "_tried", "_ttft", "_upstream",
+        "_kept", "_over", "_put_chunk", "_sent", "_size", "_started", "_status", "_suspect", "_tried", "_ttft",
+        "_upstream",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +47,7 @@ class Relay:
         self._down = downstream
         self._finished = finished
         self._failover = failover
+        self._put_chunk: Callable[[bytes], None] = downstream.write  # until the head is sent
         self._call: Call | None = None
         self._upstream: Upstream | None = None
         self._tried: list[Upstream] = []
@@ -85,6 +88,7 @@ class Relay:
         exchange, request = self._exchange, self._exchange.request
         self._editor = StreamEditor(request.endpoint, exchange.target.stamped, exchange.public, request.add_usage)
         self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")])
+        self._put_chunk = self._down.chunks()
 
     def on_data(self, data: bytes) -> None:
         """Relay a stream; hold anything else until it is whole."""
@@ -107,6 +111,18 @@ class Relay:
                 self._buffer.append(out)
         if editor.error is not None:
             self._stream_failed(self._exchange.translate(500, editor.error))
+
+    def on_chunk(self, data: bytes, at: int) -> None:
+        """One more delta of a stream as it is framed, or what on_data takes."""
+        editor = self._editor
+        out = b"" if editor is None else editor.delta(data, at)
+        if not out:
+            self.on_data(data[at:-2])
+            return
+        self._put_chunk(out)
+        if self._kept and self._size < MAX_KEPT:
+            self._size += len(out)
+            self._buffer.append(unframed(out))
 
     def on_end(self) -> None:
         """The engine's answer is complete."""

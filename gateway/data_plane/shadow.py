@@ -197,6 +197,10 @@ class ShadowCall:
         else:
             self._buffer.append(data)
 
+    def on_chunk(self, data: bytes, at: int) -> None:
+        """Collect."""
+        self.on_data(data[at:-2])
+
     def on_end(self) -> None:
         """An answer, or the engine's error."""
         body = b"".join(self._buffer)

@@ -13,6 +13,7 @@ import re
 from typing import Final
 
 from gateway.data_plane.endpoints import Endpoint
+from gateway.data_plane.framing import size_line
 
 MAX_EVENT: Final = 16 * 1024**2  # bytes one event may have; logprobs of long answers reach some hundred kilobytes
 
@@ -30,6 +31,9 @@ _WRITTEN: Final = re.compile(
 )
 _BLANK: Final = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")  # behind a blank line
 _ERROR: Final = re.compile(rb'(?:^|\n)(?:data: \{"error"|event: error\r?\n)')
+_CHOICES: Final = b',"choices":['
+_GOES_ON: Final = b'"finish_reason":null'
+_LF: Final = 10  # `in` finds a number as fast as it should
 _NOTHING: Final = (b'"', b"")  # what follows the opening quote of an empty text
 _TERMINAL: Final = {
     "chat": (b"data: [DONE]",),
@@ -88,8 +92,8 @@ class StreamEditor:
     """One stream. `feed` takes what arrived and returns what may leave."""
 
     __slots__ = (
-        "_after", "_before", "_length", "_named", "_public", "_stamped", "_strip", "_tail", "_terminal", "content",
-        "done", "error", "usage_event",
+        "_after", "_before", "_behind", "_framed", "_length", "_named", "_public", "_stamped", "_strip", "_tail",
+        "_terminal", "content", "done", "error", "usage_event",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, stamped: tuple[bytes, bytes], public: bytes, strip_usage: bool) -> None:
@@ -99,8 +103,10 @@ class StreamEditor:
         self._public = public
         self._strip = strip_usage
         self._tail = b""
-        self._before = b""  # how the events of this stream begin, up to the model's name; see _learn
+        self._before = b""  # how the events of this stream begin, up to their choices; see _learn
         self._after = b""  # the same with the public name
+        self._behind = b""  # how they end, from the reason to finish on
+        self._framed = b""  # the same with the end of a chunk
         self._length = 0  # of `_before`; 0: it is not known
         self.content = False  # the first content delta has passed
         self.done = False  # the end marker has passed
@@ -110,14 +116,11 @@ class StreamEditor:
     def feed(self, data: bytes) -> bytes:
         """Whole events, edited. Raises ValueError when one event grows without bound."""
         length = self._length
-        if (
-            length  # a beginning is known, and nothing waits in front
-            and data.startswith(self._before)
-            and data.find(b"\n", length) == len(data) - 2
-            and data.endswith(b"\n\n")
-            and data.rfind(b'"usage":', length) < 0
-        ):
-            return self._after + data[length:]  # one more delta like the one before: most of a stream
+        if length and data.startswith(self._before) and data.endswith(self._behind):
+            stop = len(data) - len(self._behind)
+            middle = data[length:stop]
+            if length <= stop and _LF not in middle:
+                return self._after + middle + self._behind  # one more delta like the one before: most of a stream
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -131,6 +134,19 @@ class StreamEditor:
                 return b""
             data = data[:cut]
         return self._edit(data) if self.error is None else b""
+
+    def delta(self, data: bytes, at: int) -> bytes:
+        """One whole chunk, framed again, when its body (`data[at:-2]`) is one more delta; empty when it has to be fed.
+
+        The same question as at the top of `feed`, of bytes that need not be taken apart and put together for it.
+        """
+        start, stop = at + self._length, len(data) - len(self._framed)
+        if start > stop or start == at or not data.endswith(self._framed) or data[at:start] != self._before:
+            return b""
+        middle = data[start:stop]
+        if _LF in middle:
+            return b""
+        return size_line(len(self._after) + len(data) - start - 2) + self._after + middle + self._framed
 
     def flush(self) -> bytes:
         """What is left when the stream ends without a final blank line."""
@@ -153,16 +169,20 @@ class StreamEditor:
         return data
 
     def _learn(self, event: bytes) -> None:
-        """An event that is nothing but a delta: those that begin with the same bytes need no second look.
+        """An event that is nothing but a delta: those that begin and end with the same bytes need no second look.
 
-        All chunks of a chat stream are alike up to the end of the model's name (id, object, created, model).
+        All chunks of a stream of vLLM are alike up to the choices (id, object, created, model) and behind the text.
+        A report of usage comes after the choices: an event with one ends in other bytes.
         """
-        at = event.find(self._stamped[0])
-        if at < 0 or self._named or not event.startswith(b"data: {") or event.find(b"\n") != len(event) - 2:
+        named = self._stamped[0] + _CHOICES
+        at, end = event.find(named), event.rfind(_GOES_ON)
+        if at < 0 or end < at or self._named or not event.startswith(b"data: {") or event.find(b"\n") != len(event) - 2:
             return
-        self._length = at + len(self._stamped[0])
+        self._length = at + len(named)
         self._before = event[: self._length]
-        self._after = event[:at] + self._public
+        self._after = event[:at] + self._public + _CHOICES
+        self._behind = event[end:]
+        self._framed = self._behind + b"\r\n"
 
     def _has_content(self, data: bytes) -> bool:
         """Not the role, nor the end: something to read. Only events of named streams that bring a part can have it."""

@@ -1,4 +1,8 @@
-"""Keeps a worker's routing state current: a thread polls the database, the loop switches at the snapshot's instant."""
+"""Keeps a worker's routing state current: a thread reads the database, the loop switches at the snapshot's instant.
+
+Whether there is something to read is found out by polling: on SQLite by the loop itself, which only then wakes the
+thread, on PostgreSQL by the thread, as an answer may be long in coming.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,13 @@ from adapters.database import Database
 from adapters.errors import DatabaseError
 from adapters.fleet_store import FleetStore
 from adapters.keys import list_keys
+from adapters.pulse import Glance
 from adapters.snapshot import Snapshot
 from adapters.types import ApiKey
 
 POLL = 0.04  # seconds between two looks; snapshots are published 0.15 s ahead
 POLL_FAILED = 0.5  # seconds, while the database is away
+REASSURE = 1.0  # seconds after which the thread looks by itself, whatever the loop has seen
 
 logger = logging.getLogger("understudy.watcher")
 
@@ -36,7 +42,11 @@ class SnapshotWatcher:
         self._on_snapshot = on_snapshot
         self._on_keys = on_keys
         self._seen: tuple[int, int] = (0, -1)
-        self._stop = threading.Event()
+        self._glance = Glance(database)
+        self._glancing: asyncio.TimerHandle | None = None
+        self._news = threading.Event()  # or the end
+        self._stopped = False
+        self._away = False  # the database could not be read
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.refreshed = 0.0  # time.monotonic() of the last successful look
@@ -47,25 +57,42 @@ class SnapshotWatcher:
         self._look()
         self._thread = threading.Thread(target=self._run, name="snapshot-watcher", daemon=True)
         self._thread.start()
+        if self._glance.possible:
+            self._glancing = self._loop.call_later(POLL, self._look_for_news)
 
     def stop(self) -> None:
         """End the thread."""
-        self._stop.set()
+        self._stopped = True
+        if self._glancing is not None:
+            self._glancing.cancel()
+        self._news.set()
         if self._thread is not None:
             self._thread.join(timeout=2.0)
+        self._glance.close()
+
+    def _look_for_news(self) -> None:
+        """In the loop, and so never waiting."""
+        assert self._loop is not None
+        self._glancing = self._loop.call_later(POLL, self._look_for_news)
+        if not self._away and self._glance.news():
+            self._news.set()
 
     def _run(self) -> None:
-        away = False
-        while not self._stop.wait(POLL_FAILED if away else POLL):
+        usual = REASSURE if self._glance.possible else POLL
+        while True:
+            self._news.wait(POLL_FAILED if self._away else usual)
+            self._news.clear()
+            if self._stopped:
+                return
             try:
                 self._look()
-                if away:
+                if self._away:
                     logger.info("the database is back")
-                away = False
+                self._away = False
             except DatabaseError as error:
-                if not away:
+                if not self._away:
                     logger.error("the database is away, serving from the last snapshot: %s", error)
-                away = True
+                self._away = True
             except (ValueError, KeyError, TypeError) as error:
                 logger.error("a published snapshot is unusable and is ignored: %s", error)
 

@@ -17,11 +17,13 @@ from gateway.data_plane.auth import Principal, owner_tag
 from gateway.data_plane.endpoints import ENDPOINTS, Endpoint
 from gateway.data_plane.envelope import render, translate
 from gateway.data_plane.feedback import parse as parse_feedback
+from gateway.data_plane.framing import unframed, whole_chunk
 from gateway.data_plane.ids import IdMinter
 from gateway.data_plane.protocol import DENIED, INTERPRETED, last_user_text, parse, rewrite
 from gateway.data_plane.sse import StreamEditor, read_usage, restamp
 from gateway.data_plane.texts import answer_text, prompt_messages
 from gateway.errors import ApiError
+from tests.fuzz.engine_answers import SIZES, framed_answer
 from tests.fuzz.mutate import Mutator
 
 Target = Callable[[Mutator], None]  # one input; raises when something is wrong
@@ -138,18 +140,24 @@ def real_event(endpoint: Endpoint, draw: random.Random) -> bytes:
     inner = b'"delta":{"content":%b}' % text if endpoint.name == "chat" else b'"text":%b' % text
     return head + draw.choice((
         b'"choices":[{"index":0,%b,"finish_reason":null}]}' % inner, b'"choices":[{"index":0,%b}]}' % inner,
+        b'"choices":[{"index":0,%b,"finish_reason":null}]}' % inner,
+        b'"choices":[{"index":0,%b,"finish_reason":null}],%b}' % (inner, usage),
         b'"choices":[{"index":1,%b}],%b}' % (inner, usage), b'"choices":[],%b}' % usage,
         b'"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}}]}' % text,
     )) + b"\n\n"  # fmt: skip
 
 
-def edited(endpoint: Endpoint, pieces: list[bytes], strip: bool) -> tuple[bytes, StreamEditor]:
-    """As the relay does it: nothing is read after an error."""
+def edited(endpoint: Endpoint, pieces: list[bytes], strip: bool, framed: bool = False) -> tuple[bytes, StreamEditor]:
+    """As the relay does it: nothing is read after an error. `framed`: each piece is offered as a whole chunk first."""
     editor = StreamEditor(endpoint, STAMPED, b'"model":' + PUBLIC, strip)
     out = b""
     for piece in pieces:
-        if piece and editor.error is None:
-            out += editor.feed(piece)
+        if not piece or editor.error is not None:
+            continue
+        chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
+        delta = editor.delta(chunk, chunk.index(b"\n") + 1) if framed else b""
+        assert not delta or whole_chunk(delta) == delta.index(b"\n") + 1
+        out += unframed(delta) if delta else editor.feed(piece)
     return (out + editor.flush() if editor.error is None else out), editor
 
 
@@ -165,8 +173,9 @@ def stream(mutator: Mutator) -> None:
         events = [event.replace(b"\n", b"\r\n") for event in events]
     whole = b"".join(events)
     expected, alone = edited(endpoint, events, strip)
-    for pieces in ([whole], mutator.cut(whole), [bytes([byte]) for byte in whole[:400]] + [whole[400:]]):
-        out, editor = edited(endpoint, pieces, strip)
+    single = [bytes([byte]) for byte in whole[:400]] + [whole[400:]]
+    for pieces, framed in ((events, True), ([whole], False), (mutator.cut(whole), draw.random() < 0.5), (single, False)):
+        out, editor = edited(endpoint, pieces, strip, framed)
         assert out == expected and editor.error == alone.error, (pieces, out, expected)
         if editor.error is None:
             assert (editor.done, editor.content) == (alone.done, alone.content), pieces
@@ -181,7 +190,7 @@ def broken_stream(mutator: Mutator) -> None:
     whole = b"".join(draw.choice(EVENTS) if draw.random() < 0.7 else mutator.make(3) for _ in range(draw.randint(1, 9)))
     endpoint = draw.choice([e for e in ENDPOINTS.values() if e.streams])
     for pieces in ([whole], mutator.cut(whole)):
-        out, editor = edited(endpoint, pieces, draw.random() < 0.5)
+        out, editor = edited(endpoint, pieces, draw.random() < 0.5, draw.random() < 0.5)
         assert len(out) <= len(whole) + 2
         if editor.error is None and not editor.usage_event:
             plain = out.replace(PUBLIC, MODEL).replace(b": " + MODEL, b":" + MODEL)
@@ -280,6 +289,7 @@ TARGETS: dict[str, tuple[Target, list[bytes], list[bytes]]] = {
     "protocol": (protocol, REQUESTS, REQUEST_WORDS),
     "stream": (stream, EVENTS, []),
     "broken": (broken_stream, EVENTS, [b"data: ", b"event: ", b'"usage":{', b'"error"', *STAMPED]),
+    "framed": (framed_answer, [b"5\r\n" + b"a" * 5 + b"\r\n", b"0\r\n\r\n"], SIZES),
     "answers": (answers, ANSWERS, [b'"message":', b'"detail":', b'"choices":[', b"[{", b"}]", b"1e400", b'"index":1']),
     "feedback": (feedback, FEEDBACK, [b'"score":', b'"kind":', b'"comment":', b"[" * 2000, b'{"a":' * 2000]),
     "config": (config, CONFIGS, [b"[", b"]", b"=", b"'''", b"[[route]]\n", b"[gateway]\n", b"port = ", b'"1s"', b"inf"]),

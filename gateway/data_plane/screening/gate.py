@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.data_plane.envelope import render, sse_error
 from gateway.data_plane.exchange import Exchange, Finished
+from gateway.data_plane.framing import unframed
 from gateway.data_plane.push import Downstream, Headers, Producer
 from gateway.data_plane.screening import refusals
 from gateway.data_plane.screening.outline import Outline
@@ -89,6 +90,10 @@ class Gate:
             self._down.write(data)
         elif body is not None:
             self._safely(lambda: body.write(data))
+
+    def chunks(self) -> Callable[[bytes], None]:
+        """The same for pieces that are framed."""
+        return lambda chunk: self.write(unframed(chunk))
 
     def finish(self) -> None:
         """It is complete; `finished` follows at once."""

@@ -92,6 +92,10 @@ class Ask:
         else:
             self._data.append(data)
 
+    def on_chunk(self, data: bytes, at: int) -> None:
+        """Collect."""
+        self.on_data(data[at:-2])
+
     def on_end(self) -> None:
         """Read the verdicts; whatever else the guard says is none."""
         body, status = b"".join(self._data), self._status

@@ -36,6 +36,11 @@ class Heard:
         assert self.status and not self.over.is_set()
         self.pieces.append(data)
 
+    def on_chunk(self, data: bytes, at: int) -> None:
+        size = len(data) - at - 2
+        assert int(data[: at - 2], 16) == size and data.endswith(b"\r\n")
+        self.on_data(data[at:-2])
+
     def on_end(self) -> None:
         assert not self.over.is_set()
         self.over.set()
