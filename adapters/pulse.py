@@ -66,31 +66,39 @@ class Pulse:
 
 
 class Glance:
-    """Whether there may be something new, for an event loop: asked of SQLite, in the caller's thread, without waiting.
+    """Whether there may be something new, for an event loop: asked of SQLite, in the loop's thread, without waiting.
 
-    Waking another thread for `Pulse.look` costs ten times what the query does (docs/profile.md). One thread's only.
+    Waking another thread for `Pulse.look` costs ten times what the query does (docs/profile.md). That other thread
+    opens and closes what is asked, which may take a while.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._session: Any = None
+        self._broken: Any = None
         self._seen: object = None
         self.possible = database.dialect == "sqlite"  # over a network it would wait
 
+    def open(self) -> None:
+        """Make asking possible, if it is not. May wait: not for the loop. Raises DatabaseError."""
+        if not self.possible or self._session is not None:
+            return
+        broken, self._broken = self._broken, None
+        self._database.end_session(broken)
+        with self._database.driver_errors():
+            session = self._database.driver_session()
+            session.execute("PRAGMA busy_timeout = 0")
+        self._session = session
+
     def news(self) -> bool:
         """True when something was committed since the last time, or when only a look can tell."""
+        session = self._session
+        if session is None:
+            return True
         try:
-            if self._session is None:
-                self._session = self._database.driver_session()
-                self._session.execute("PRAGMA busy_timeout = 0")
-            seen = self._session.execute(_QUERY).fetchall()
+            seen = session.execute(_QUERY).fetchall()
         except self._database.driver_error:
-            self.close()
+            self._session, self._broken, self._seen = None, session, None
             return True
         before, self._seen = self._seen, seen
         return bool(seen != before)
-
-    def close(self) -> None:
-        """Ask no more, or anew."""
-        session, self._session, self._seen = self._session, None, None
-        self._database.end_session(session)

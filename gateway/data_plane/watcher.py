@@ -68,7 +68,6 @@ class SnapshotWatcher:
         self._news.set()
         if self._thread is not None:
             self._thread.join(timeout=2.0)
-        self._glance.close()
 
     def _look_for_news(self) -> None:
         """In the loop, and so never waiting."""
@@ -97,6 +96,7 @@ class SnapshotWatcher:
                 logger.error("a published snapshot is unusable and is ignored: %s", error)
 
     def _look(self) -> None:
+        self._glance.open()
         snapshot_id, keys_revision = self._fleet.poll()
         seen_snapshot, seen_keys = self._seen
         if keys_revision != seen_keys:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 
 import psycopg
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from adapters.database import Database, bump, open_database
 from adapters.errors import DatabaseError
 from adapters.fleet_store import FleetStore
-from adapters.pulse import Beat, Pulse
+from adapters.pulse import Beat, Glance, Pulse
 from adapters.settings import DatabaseSettings
 from tests.support.waiting import soon
 
@@ -78,3 +80,38 @@ def test_a_connection_that_was_cut_is_replaced_and_the_last_one_is_closed(postgr
     with psycopg.connect(f"host={postgres.folder} user=postgres dbname=postgres", autocommit=True) as connection:
         soon(lambda: connection.execute(query).fetchall() == [(0,)])
     postgres.drop(url)
+
+
+def test_a_glance_tells_news_and_leaves_doubt_to_a_look(data_dir):
+    database = open_database(DatabaseSettings(), data_dir)
+    glance = Glance(database)
+    assert glance.news()
+    glance.open()
+    assert [glance.news() for _ in range(3)] == [True, False, False]
+    count(database, "keys")
+    assert [glance.news() for _ in range(2)] == [True, False]
+    with database.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE revisions RENAME TO gone")
+    assert [glance.news() for _ in range(2)] == [True, True]
+    with database.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE gone RENAME TO revisions")
+    assert glance.news()
+    glance.open()
+    assert [glance.news() for _ in range(2)] == [True, False]
+    database.close()
+
+
+def test_a_glance_never_waits(data_dir):
+    """Somebody has the whole file to himself, as a repair may: whoever opens it waits ten seconds for him."""
+    database = open_database(DatabaseSettings(), data_dir)
+    glance = Glance(database)
+    database.close()
+    owner = sqlite3.connect(data_dir / "understudy.db", isolation_level=None)
+    owner.execute("PRAGMA locking_mode = EXCLUSIVE")
+    owner.execute("BEGIN IMMEDIATE")
+    begun = time.monotonic()
+    assert glance.news() and time.monotonic() - begun < 5.0
+    owner.close()
+    glance.open()
+    assert glance._session.execute("PRAGMA busy_timeout").fetchone() == (0,)
+    database.close()

@@ -28,7 +28,7 @@ async def test_answers_and_streams_are_the_clients_own(path: HotPath) -> None:
     assert whole.startswith(b"HTTP/1.1 200 OK\r\n") and b'"model":"bench",' in whole and whole.endswith(b"}}")
     stream = b"".join(written[1:])
     assert stream.count(b'"model":"bench",') == 5 and b"bench@" not in stream.partition(b"\r\n\r\n")[2]
-    assert stream.endswith(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    assert stream.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and len(written) == 1 + 1 + 3 + 2  # head, deltas, end
     assert path.events.rows == 2
 
 

@@ -1,0 +1,95 @@
+"""What wakes a worker's watcher, against both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from adapters.database import Database
+from adapters.fleet_store import FleetStore
+from adapters.keys import create_key
+from adapters.snapshot import PinnedVersion, Snapshot, to_json
+from gateway.data_plane import watcher
+from gateway.data_plane.watcher import SnapshotWatcher
+from tests.support.waiting import PATIENCE
+
+
+class Watched:
+    """A watcher, and what it brought, with the time it took."""
+
+    def __init__(self, database: Database) -> None:
+        self.fleet = FleetStore(database)
+        self.snapshots: list[int] = []
+        self.keys: list[int] = []
+        self.came = asyncio.Event()
+        self.watcher = SnapshotWatcher(database, self._snapshot, lambda keys: self.keys.append(len(keys)))
+
+    def _snapshot(self, snapshot: Snapshot) -> None:
+        self.snapshots.append(snapshot.id)
+        self.came.set()
+
+    def publish(self, effective_at: float) -> int:
+        base = PinnedVersion(1, "base@0", "base", ())
+        return self.fleet.publish(to_json(Snapshot(0, 0.0, base, (), (), ())), effective_at)
+
+    async def next(self) -> float:
+        """Seconds until the next snapshot was brought."""
+        begun = time.monotonic()
+        await asyncio.wait_for(self.came.wait(), PATIENCE)
+        self.came.clear()
+        return time.monotonic() - begun
+
+
+@asynccontextmanager
+async def watching(database: Database) -> AsyncIterator[Watched]:
+    watched = Watched(database)
+    watched.watcher.start()
+    try:
+        yield watched
+    finally:
+        watched.watcher.stop()
+
+
+def counted(monkeypatch, owner: object, name: str) -> list[float]:
+    """When `owner.name` was called."""
+    calls: list[float] = []
+    real: Callable[[object], object] = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda self: (calls.append(time.monotonic()), real(self))[1])
+    return calls
+
+
+async def test_what_is_published_comes_at_its_instant(database: Database):
+    async with watching(database) as watched:
+        for _ in range(5):
+            number = watched.publish(time.time() + 0.2)
+            took = await watched.next()
+            assert watched.snapshots[-1] == number and took > 0.15
+        create_key(database, "a", frozenset({"inference"}), frozenset())
+        number = watched.publish(0.0)
+        await watched.next()
+        assert watched.keys[-1] == 1 and watched.snapshots[-1] == number
+
+
+async def test_the_loop_asks_sqlite_and_wakes_the_thread_for_news_only(database: Database, monkeypatch):
+    looks = counted(monkeypatch, SnapshotWatcher, "_look")
+    glances = counted(monkeypatch, watcher.Glance, "news")
+    async with watching(database) as watched:
+        await asyncio.sleep(0.8)
+        if database.dialect == "sqlite":
+            assert len(looks) <= 3 and len(glances) >= 3
+        else:
+            assert len(looks) >= 3 and not glances
+        before = len(looks)
+        watched.publish(0.0)
+        await watched.next()
+        assert len(looks) > before
+
+
+async def test_what_the_loop_overlooks_is_found_all_the_same(database: Database, monkeypatch):
+    monkeypatch.setattr(watcher.Glance, "news", lambda _self: False)
+    async with watching(database) as watched:
+        number = watched.publish(0.0)
+        await watched.next()
+        assert watched.snapshots == [number]
