@@ -8,6 +8,8 @@ readers count the first, or the last.
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,8 @@ class ResponseStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._retention = Retention(database)
+        self._session: Any = None  # SQLite's, of whoever holds the lock
+        self._lock = threading.Lock()
 
     def append(self, table: str, rows: Sequence[Row]) -> None:
         """Rows of `table` in the order of COLUMNS[table], all or none, but what is there already. Raises DatabaseError.
@@ -55,13 +59,25 @@ class ResponseStore:
             return
         if table == "feedback":
             rows = [(*row[:-1], _storable(row[-1])) for row in rows]
-        if self._database.dialect == "postgresql" and self._copied(table, rows):
-            return
-        with self._database.begin() as connection:
-            if connection.dialect.name == "sqlite":
-                rows = _insert_together(connection, table, rows)
-            if rows:
-                connection.exec_driver_sql(_insert(table, connection.dialect.name), list(rows))
+        if self._database.dialect == "sqlite":
+            self._append_to_file(table, rows)
+        elif not self._copied(table, rows):
+            with self._database.begin() as connection:
+                connection.exec_driver_sql(_insert(table, "postgresql"), list(rows))
+
+    def _append_to_file(self, table: str, rows: Sequence[Row]) -> None:
+        """One transaction over a connection of its own: SQLAlchemy's part would cost as much as 30 rows do."""
+        with self._lock, self._database.driver_errors():
+            if self._session is None:
+                self._session = self._database.driver_session()
+            try:
+                self._session.execute("BEGIN IMMEDIATE")
+                _insert_all(self._session, table, rows)
+                self._session.execute("COMMIT")
+            except BaseException:
+                session, self._session = self._session, None  # what was begun ends with it
+                self._database.end_session(session)
+                raise
 
     def _copied(self, table: str, rows: Sequence[Row]) -> bool:
         """COPY, which knows no conflicts: False when there was one, and then nothing was written."""
@@ -91,6 +107,7 @@ class ResponseStore:
         return self._retention.shrink(enough)
 
 
+@functools.cache
 def _insert(table: str, dialect: str, together: int = 1) -> str:
     columns = COLUMNS[table]
     marks = ", ".join(["%s" if dialect == "postgresql" else "?"] * len(columns))
@@ -98,16 +115,15 @@ def _insert(table: str, dialect: str, together: int = 1) -> str:
     return f"INSERT INTO {table} ({names}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 (our own constants)
 
 
-def _insert_together(connection: Connection, table: str, rows: Sequence[Row]) -> Sequence[Row]:
-    """Insert most of the rows, in the open transaction; returns those that are left."""
-    session = connection.connection.driver_connection
-    assert session is not None
-    statement = _insert(table, "sqlite", _TOGETHER)
+def _insert_all(session: Any, table: str, rows: Sequence[Row]) -> None:
+    """Insert the rows in SQLite's open transaction."""
     whole = len(rows) - len(rows) % _TOGETHER
-    with _driver_errors(connection, statement):
+    if whole:
+        statement = _insert(table, "sqlite", _TOGETHER)
         for start in range(0, whole, _TOGETHER):
             session.execute(statement, [value for row in rows[start : start + _TOGETHER] for value in row])
-    return rows[whole:]
+    if whole < len(rows):
+        session.executemany(_insert(table, "sqlite"), rows[whole:])
 
 
 def _copy(connection: Connection, table: str, rows: Sequence[Row]) -> None:
