@@ -20,10 +20,11 @@ UNIT = (
     "gateway.data_plane.accounting", "gateway.data_plane.auth", "gateway.data_plane.breaker",
     "gateway.data_plane.call", "gateway.data_plane.connection", "gateway.data_plane.endpoints",
     "gateway.data_plane.envelope", "gateway.data_plane.exchange", "gateway.data_plane.framing",
-    "gateway.data_plane.handler", "gateway.data_plane.hot_protocol", "gateway.data_plane.ids",
-    "gateway.data_plane.intake", "gateway.data_plane.limits", "gateway.data_plane.protocol",
-    "gateway.data_plane.relay", "gateway.data_plane.routing", "gateway.data_plane.sse",
-    "gateway.data_plane.upstreams", "gateway.data_plane.watch", "monitors.metrics", "monitors.shared_values",
+    "gateway.data_plane.handler", "gateway.data_plane.held", "gateway.data_plane.hot_protocol",
+    "gateway.data_plane.ids", "gateway.data_plane.intake", "gateway.data_plane.limits",
+    "gateway.data_plane.protocol", "gateway.data_plane.relay", "gateway.data_plane.routing",
+    "gateway.data_plane.sink", "gateway.data_plane.sse", "gateway.data_plane.upstreams", "gateway.data_plane.watch",
+    "monitors.metrics", "monitors.shared_values",
 )  # fmt: skip
 SWITCH = "UNDERSTUDY_COMPILED"  # environment: 0 leaves it out, to find out whether it makes a difference
 _ROOT = Path(__file__).parents[1]

@@ -32,8 +32,9 @@ TESTED_ELSEWHERE = {
     "adapters.schema": "tests/adapters/test_database.py",
     "gateway.control_plane.fleet": CONTROLLER,
     **{f"gateway.data_plane.{name}": SERVE for name in (
-        "app", "asgi", "draining", "handler", "push", "relay", "server", "watcher", "worker",
+        "app", "asgi", "draining", "handler", "push", "relay", "server", "worker",
     )},
+    "gateway.data_plane.connection": "tests/gateway/data_plane/test_upstreams.py",
     "gateway.lifetime": SUPERVISOR,
     "gateway.logs": SERVE,
     "gateway.control_plane.service": "tests/test_openai_client.py",  # its stack is `understudy up`

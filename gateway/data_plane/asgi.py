@@ -42,6 +42,8 @@ class AsgiDownstream:
 
     def write(self, data: bytes) -> None:
         """See Downstream."""
+        if not data:
+            return
         self._queued += len(data)
         if self._queued > HIGH_WATER and not self._paused and self.producer is not None:
             self._paused = True

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.data_plane.connection import Connection, Failure, Sink
+from gateway.data_plane.connection import Connection
 from gateway.data_plane.push import Headers
+from gateway.data_plane.sink import Failure, Sink
 from gateway.errors import ApiError, bad_gateway, gateway_timeout, no_replica
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from gateway.data_plane.framing import whole_chunk
 from gateway.data_plane.push import Headers
+from gateway.data_plane.sink import Failure
 
 if TYPE_CHECKING:
     from gateway.data_plane.call import Call
@@ -25,37 +25,6 @@ MAX_HEAD: Final = 64 * 1024  # bytes of response headers; an engine's are a few 
 _LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})  # how the end of a body is told
 
 logger = logging.getLogger("understudy.connection")
-
-
-class Failure(Enum):
-    """Why an exchange ended without a complete answer."""
-
-    CONNECT = "it cannot be reached"
-    RESET = "it closed the connection before it answered"
-    TRUNCATED = "it broke off in the middle of its answer"
-    FIRST_BYTE = "it did not begin to answer in time"
-    IDLE = "it fell silent in the middle of its answer"
-    TOTAL = "the request took longer than allowed"
-    PROTOCOL = "its answer is not valid HTTP"
-
-
-class Sink(Protocol):
-    """Who receives an engine's answer. After on_end or on_failure nothing follows."""
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        """Status and headers; names in lower case."""
-
-    def on_data(self, data: bytes) -> None:
-        """A piece of the body, as it arrived."""
-
-    def on_chunk(self, data: bytes, at: int) -> None:
-        """The same for a piece that was a chunk of its own: `data[at:-2]`, with its size in front and a CRLF behind."""
-
-    def on_end(self) -> None:
-        """The answer is complete."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """There will be no complete answer."""
 
 
 class Connection(asyncio.Protocol):

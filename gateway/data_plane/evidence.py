@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from gateway.data_plane.events import EventWriter
 from gateway.data_plane.exchange import Finished
 from gateway.data_plane.grading import Grading, Job, Scores, Text
-from gateway.data_plane.relay import MAX_KEPT
+from gateway.data_plane.held import MAX_KEPT
 from gateway.data_plane.texts import answer_text, prompt_messages
 from gateway.data_plane.watch import STORE
 from monitors.answer_statistics import Repetition, answer_statistics, tokenise

@@ -6,11 +6,11 @@ from typing import Final
 
 from adapters.types import Flag
 from gateway.data_plane.auth import Principal
-from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import translate
 from gateway.data_plane.protocol import ParsedRequest
 from gateway.data_plane.push import Headers
 from gateway.data_plane.routing import Target
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.sse import Usage
 from gateway.data_plane.upstreams import Upstream
 from gateway.errors import ApiError

@@ -89,11 +89,8 @@ class HotCycle:
             self._protocol.put(head + data)
 
     def chunks(self) -> Callable[[bytes], None]:
-        """See Downstream. As they are, without a step in between: who is disconnected is told at once."""
-        return self._protocol.put if self._chunked else self._unframed
-
-    def _unframed(self, chunk: bytes) -> None:
-        self.write(unframed(chunk))
+        """See Downstream. As they are, without a step in between: after a disconnection the relay sends none."""
+        return self._protocol.put if self._chunked else lambda chunk: self.write(unframed(chunk))
 
     def finish(self) -> None:
         """See Downstream."""

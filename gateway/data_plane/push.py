@@ -35,7 +35,7 @@ class Downstream(Protocol):
         """Send the head. Once."""
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body. Never blocks; obey `Producer.pause`."""
+        """Send a piece of the body; an empty one is none. Never blocks; obey `Producer.pause`."""
 
     def chunks(self) -> Callable[[bytes], None]:
         """What takes pieces that are framed as chunks already (gateway.data_plane.framing). Once the head was sent."""

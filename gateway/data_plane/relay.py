@@ -9,23 +9,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
 
 from adapters.types import Flag
 from gateway.data_plane.call import TIMEOUTS, Call, as_error
-from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import meaning, render, sse_error
 from gateway.data_plane.exchange import OK, Exchange, Finished
 from gateway.data_plane.framing import unframed
+from gateway.data_plane.held import Held
 from gateway.data_plane.protocol import rewrite
 from gateway.data_plane.push import Downstream, Headers
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.sse import StreamEditor, Usage, is_written, read_usage, restamp
 from gateway.data_plane.upstreams import Upstream, choose
 from gateway.errors import ApiError, no_replica
 from monitors.conventions import Outcome
-
-MAX_BUFFERED: Final = 64 * 1024**2  # bytes of an unstreamed answer that are held to restamp it
-MAX_KEPT: Final = 1024**2  # bytes of a selected stream that are kept; of a longer one it is the beginning
 
 logger = logging.getLogger("understudy.relay")
 
@@ -34,8 +31,8 @@ class Relay:
     """See the module's docstring. `finished` is called exactly once; `failover` whenever a replica is replaced."""
 
     __slots__ = (
-        "_buffer", "_call", "_down", "_editor", "_error_status", "_exchange", "_failover", "_finished", "_flags",
-        "_kept", "_over", "_put_chunk", "_sent", "_size", "_started", "_status", "_suspect", "_tried", "_ttft",
+        "_call", "_down", "_editor", "_error_status", "_exchange", "_failover", "_finished", "_flags",
+        "_held", "_kept", "_over", "_put_chunk", "_sent", "_started", "_status", "_suspect", "_tried", "_ttft",
         "_upstream",
     )  # fmt: skip
 
@@ -52,10 +49,10 @@ class Relay:
         self._upstream: Upstream | None = None
         self._tried: list[Upstream] = []
         self._editor: StreamEditor | None = None
-        self._buffer: list[bytes] = []
+        self._held = Held()
         self._kept = exchange.selected != 0
         self._flags = exchange.flags
-        self._size = self._status = self._error_status = 0
+        self._status = self._error_status = 0
         self._suspect: Failure | None = None
         self._started = self._over = False
         self._sent = 0.0
@@ -67,12 +64,10 @@ class Relay:
         upstream = choose(target.upstreams, target.version, time.monotonic(), self._tried)
         if upstream is None:
             raise no_replica(exchange.request.model)
-        endpoint = exchange.request.endpoint
         body = rewrite(exchange.request, target.model, exchange.response_id)
         headers = b"x-request-id: %b\r\n%b" % (exchange.response_id.encode(), exchange.trace)
-        self._upstream = upstream
-        self._down.producer = self
-        self._call = upstream.call(endpoint.path.encode(), headers, body, self, target.blames)
+        self._upstream, self._down.producer = upstream, self
+        self._call = upstream.call(exchange.request.endpoint.path.encode(), headers, body, self, target.blames)
         self._sent = time.monotonic()
 
     # -- Sink: the engine's side --------------------------------------------------------------------------------
@@ -85,8 +80,8 @@ class Relay:
         self._status = 200
         if not dict(headers).get(b"content-type", b"").startswith(b"text/event-stream"):
             return
-        exchange, request = self._exchange, self._exchange.request
-        self._editor = StreamEditor(request.endpoint, exchange.target.stamped, exchange.public, request.add_usage)
+        of, request = self._exchange, self._exchange.request
+        self._editor = StreamEditor(request.endpoint, of.target.stamped, of.public, request.add_usage)
         self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")])
         self._put_chunk = self._down.chunks()
 
@@ -94,21 +89,19 @@ class Relay:
         """Relay a stream; hold anything else until it is whole."""
         editor = self._editor
         if editor is None:
-            self._hold(data)
+            if not self._held.hold(data):
+                self._refuse()
             return
         try:
             out = editor.feed(data)
         except ValueError:
-            self._cancel()
-            self.on_failure(Failure.PROTOCOL)
+            self._refuse()
             return
         if self._ttft is None and editor.content:
             self._ttft = time.monotonic() - self._exchange.received
-        if out:
-            self._down.write(out)
-            if self._kept and self._size < MAX_KEPT:
-                self._size += len(out)
-                self._buffer.append(out)
+        self._down.write(out)
+        if self._kept:
+            self._held.keep(out)
         if editor.error is not None:
             self._stream_failed(self._exchange.translate(500, editor.error))
 
@@ -120,9 +113,8 @@ class Relay:
             self.on_data(data[at:-2])
             return
         self._put_chunk(out)
-        if self._kept and self._size < MAX_KEPT:
-            self._size += len(out)
-            self._buffer.append(unframed(out))
+        if self._kept:
+            self._held.keep(unframed(out))
 
     def on_end(self) -> None:
         """The engine's answer is complete."""
@@ -131,9 +123,9 @@ class Relay:
         if self._editor is not None:
             self._end_stream(self._editor)
         elif self._error_status:
-            self._end_error(b"".join(self._buffer))
+            self._end_error(self._held.whole())
         else:
-            self._end_json(b"".join(self._buffer))
+            self._end_json(self._held.whole())
 
     def on_failure(self, failure: Failure) -> None:
         """Another replica while nothing has been sent; otherwise say so where the client will see it."""
@@ -167,9 +159,7 @@ class Relay:
     # -- endings ------------------------------------------------------------------------------------------------
 
     def _end_stream(self, editor: StreamEditor) -> None:
-        rest = editor.flush()
-        if rest:
-            self._down.write(rest)
+        self._down.write(editor.flush())
         if editor.error is not None:
             self._stream_failed(self._exchange.translate(500, editor.error))
         elif not editor.done:
@@ -187,8 +177,7 @@ class Relay:
         self._down.finish()
         if self._exchange.request.endpoint.streams and not is_written(body):
             self._flags |= Flag.EMPTY
-        if self._kept:
-            self._buffer = [body]
+        self._held.put(body)
         self._done(200, OK, read_usage(body))
 
     def _end_error(self, body: bytes) -> None:
@@ -206,7 +195,8 @@ class Relay:
         """Try another replica. False when there is none."""
         if self._upstream is not None:
             self._tried.append(self._upstream)
-        self._buffer, self._size, self._error_status, self._status = [], 0, 0, 0
+        self._held.put(b"")
+        self._error_status = self._status = 0
         failed = self._tried[-1].name if self._tried else ""
         try:
             self.begin()
@@ -237,26 +227,20 @@ class Relay:
         self._over = True
         exchange, now = self._exchange, time.monotonic()
         overhead, duration = (self._sent or now) - exchange.received, now - exchange.received
-        answer = b"".join(self._buffer) if self._kept and outcome is OK else b""
+        answer = self._held.whole() if self._kept and outcome is OK else b""
         done = Finished(exchange, status, outcome, duration, self._ttft, overhead, usage)
         done.flags, done.upstream, done.answer = self._flags, self._upstream, answer
         if self._suspect is not None and not self._flags & Flag.ENGINE_DOWN:
             done.suspect = self._suspect
         self._finished(done)
 
-    # -- small things -------------------------------------------------------------------------------------------
-
     def _start(self, status: int, headers: Headers) -> None:
         self._started = True
         self._down.start(status, headers + self._exchange.headers(self._sent))
 
-    def _hold(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > MAX_BUFFERED:
-            self._cancel()
-            self.on_failure(Failure.PROTOCOL)
-            return
-        self._buffer.append(data)
+    def _refuse(self) -> None:
+        self._cancel()
+        self.on_failure(Failure.PROTOCOL)
 
     def _cancel(self) -> None:
         if self._call is not None:

@@ -19,12 +19,12 @@ import orjson
 
 from adapters.types import Flag
 from gateway.data_plane.call import TIMEOUTS, Call, as_error
-from gateway.data_plane.connection import Failure
 from gateway.data_plane.envelope import meaning
 from gateway.data_plane.exchange import Exchange, Finished
 from gateway.data_plane.ids import IdMinter
 from gateway.data_plane.mirror import Mirror
 from gateway.data_plane.push import Headers
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.sse import Usage, is_written, read_usage
 from gateway.data_plane.upstreams import Upstream, choose
 from gateway.errors import ApiError

@@ -11,7 +11,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.data_plane.call import TIMEOUTS, Call, Timeouts
-from gateway.data_plane.connection import Connection, Failure, Sink
+from gateway.data_plane.connection import Connection
+from gateway.data_plane.sink import Failure, Sink
 
 POOL_IDLE: Final = 4.0  # seconds; vLLM closes idle connections after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
 MAX_POOLED: Final = 512  # idle connections kept per engine

@@ -9,8 +9,9 @@ from typing import cast
 import httptools
 
 from gateway.data_plane.call import Call, Timeouts
-from gateway.data_plane.connection import Connection, Failure
+from gateway.data_plane.connection import Connection
 from gateway.data_plane.push import Headers
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.upstreams import Upstream
 from tests.fuzz.mutate import Mutator
 

@@ -84,11 +84,9 @@ class Gate:
     def write(self, data: bytes) -> None:
         """A piece of it."""
         body = self._body
-        if self._closed:
-            return
-        if self._passes:
+        if self._passes and not self._closed:
             self._down.write(data)
-        elif body is not None:
+        elif body is not None and not self._closed:
             self._safely(lambda: body.write(data))
 
     def chunks(self) -> Callable[[bytes], None]:

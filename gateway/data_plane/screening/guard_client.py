@@ -15,11 +15,11 @@ from typing import Any
 import orjson
 
 from gateway.data_plane.call import Call, Timeouts
-from gateway.data_plane.connection import Failure
 from gateway.data_plane.push import Headers
 from gateway.data_plane.screening.circuit import Circuit
 from gateway.data_plane.screening.policy import Judged
 from gateway.data_plane.screening.results import read_results
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.upstreams import Upstream
 
 WAITING = 4  # requests of each kind that may wait per one that may be under way

@@ -13,12 +13,12 @@ import pytest
 from adapters.types import Flag
 from gateway.data_plane.accounting import Accountant
 from gateway.data_plane.call import Timeouts
-from gateway.data_plane.connection import Failure
 from gateway.data_plane.exchange import Finished
 from gateway.data_plane.limits import Limiter
 from gateway.data_plane.mirror import Mirror
 from gateway.data_plane.routing import Target
 from gateway.data_plane.sampling import Allowance
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.upstreams import Upstream
 from gateway.data_plane.watch import MEASURE, MIRROR, STORE, Watch
 from monitors.conventions import Outcome

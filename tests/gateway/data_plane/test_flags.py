@@ -13,7 +13,7 @@ import pytest
 from adapters import tables
 from adapters.types import Flag
 from gateway.data_plane.call import Timeouts
-from gateway.data_plane.connection import Failure
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.upstreams import SILENCE, Upstream
 from tests.support.rollouts import rows
 from tests.support.serving import (

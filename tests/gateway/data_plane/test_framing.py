@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.data_plane.connection import Failure
 from gateway.data_plane.framing import size_line, unframed, whole_chunk
+from gateway.data_plane.sink import Failure
 from tests.fuzz.engine_answers import HEAD, Heard, heard
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.data_plane.call import Timeouts
-from gateway.data_plane.connection import Failure
+from gateway.data_plane.sink import Failure
 from gateway.data_plane.upstreams import MAX_POOLED, Upstream, choose
 from tests.support.waiting import PATIENCE, at_rest
 
