@@ -14,10 +14,9 @@ import orjson
 Message = dict[str, str]
 
 # Where a stream with a single choice has its text. Inside JSON strings quotes are escaped: these can only be keys.
-_DELTAS = {
-    "chat": re.compile(rb'"content"\s*:\s*"((?:[^"\\]|\\.)*)"'),
-    "completions": re.compile(rb'"text"\s*:\s*"((?:[^"\\]|\\.)*)"'),
-}
+_KEYS = {"chat": b'"content"', "completions": b'"text"'}
+_DELTAS = {name: re.compile(rb'%b\s*:\s*"((?:[^"\\]|\\.)*)"' % key) for name, key in _KEYS.items()}
+_BACKSLASH, _QUOTE = 92, 34  # `in` finds a number faster than bytes
 
 
 def prompt_messages(endpoint: str, fields: Mapping[str, Any]) -> list[Message]:
@@ -39,12 +38,22 @@ def answer_text(endpoint: str, data: bytes) -> str:
     """The text of a whole answer or of a stream's events. Empty when it has none, or cannot be read."""
     if data[:1] == b"{":
         return _whole(endpoint, _parsed(data))
-    pattern = _DELTAS.get(endpoint)
-    if pattern is not None and b'"index":1' not in data and b'"index": 1' not in data:
-        text = _parsed(b'"%b"' % b"".join(pattern.findall(data)))
+    if endpoint in _KEYS and b'"index":1' not in data and b'"index": 1' not in data:
+        text = _parsed(b'"%b"' % b"".join(_single_choice(endpoint, data)))
         if isinstance(text, str):
             return text
     return "".join(_delta(endpoint, event) for event in _events(data))
+
+
+def _single_choice(endpoint: str, data: bytes) -> list[bytes]:
+    """The texts as they stand in the events. Without a backslash the next quote ends a text: no pattern is needed."""
+    key = _KEYS[endpoint]
+    _, *rest = data.split(key + b':"')
+    if _BACKSLASH in data or len(rest) != data.count(key):
+        return _DELTAS[endpoint].findall(data)
+    if rest and _QUOTE not in rest[-1]:
+        rest.pop()  # cut off, where only the beginning was kept
+    return [piece.partition(b'"')[0] for piece in rest]
 
 
 def _whole(endpoint: str, body: Any) -> str:

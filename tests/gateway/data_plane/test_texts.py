@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.data_plane import texts
 from gateway.data_plane.texts import answer_text, prompt_messages
 
 USER = {"role": "user", "content": "hi"}
@@ -90,3 +92,18 @@ def test_nonsense_has_no_text_and_raises_nothing(data: bytes) -> None:
 def test_a_stream_that_was_cut_off_has_its_beginning() -> None:
     assert answer_text("chat", chat("hel", "lo")[:-60]).startswith("hel")
     assert answer_text("chat", b'{"choices": [{"mess') == ""
+
+
+PARTS = (
+    '"content":"a"', '"content":""', '"content": "b"', '"content":null', '"content":"c\\"d"', '"content":"\\\\"', '"content":"é 漢"',
+    '"text":"t"', '"text" :"u"', '"x":"content"', '"x":"\\"content\\":\\"y\\""',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_the_short_way_to_a_streams_text_is_the_pattern(endpoint: str) -> None:
+    draw = random.Random(0)
+    for _ in range(3000):
+        data = "".join(f"data: {{{draw.choice(PARTS)}}}\n\n" for _ in range(draw.randint(0, 4))).encode()
+        data = data[: draw.randint(0, len(data))]  # only the beginning was kept
+        assert texts._single_choice(endpoint, data) == texts._DELTAS[endpoint].findall(data), data
