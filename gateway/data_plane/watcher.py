@@ -73,8 +73,12 @@ class SnapshotWatcher:
         """In the loop, and so never waiting."""
         assert self._loop is not None
         self._glancing = self._loop.call_later(POLL, self._look_for_news)
-        if not self._away and self._glance.news():
+        if self._away:
+            return
+        if self._glance.news():
             self._news.set()
+        else:
+            self.refreshed = time.monotonic()
 
     def _run(self) -> None:
         usual = REASSURE if self._glance.possible else POLL

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from adapters.database import Database
+from adapters.errors import DatabaseError
 from adapters.fleet_store import FleetStore
 from adapters.keys import create_key
 from adapters.snapshot import PinnedVersion, Snapshot, to_json
 from gateway.data_plane import watcher
 from gateway.data_plane.watcher import SnapshotWatcher
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Watched:
@@ -93,3 +94,23 @@ async def test_what_the_loop_overlooks_is_found_all_the_same(database: Database,
         number = watched.publish(0.0)
         await watched.next()
         assert watched.snapshots == [number]
+
+
+async def test_the_state_is_as_old_as_the_last_answer_of_the_database(database: Database, monkeypatch):
+    async with watching(database) as watched:
+        seen = set()
+        for _ in range(30):  # 1.5 s, in which the thread alone would look twice
+            await asyncio.sleep(0.05)
+            seen.add(watched.watcher.refreshed)
+        assert len(seen) > 3
+        def away() -> None:
+            raise DatabaseError("gone")
+
+        monkeypatch.setattr(watched.watcher._fleet, "poll", away)
+        monkeypatch.setattr(watched.watcher._glance, "news", lambda: True)
+        await eventually(lambda: watched.watcher._away)
+        before = watched.watcher.refreshed
+        await asyncio.sleep(0.3)
+        assert watched.watcher.refreshed == before
+        monkeypatch.undo()
+        await eventually(lambda: watched.watcher.refreshed > before)
