@@ -30,7 +30,7 @@ async def crowd_of(handler, habits: Habits, enough: int = 120) -> tuple[list[Ask
 
     app = web.Application()
     app.add_routes([web.post("/v1/chat/completions", counted), web.post("/v1/feedback", feedback)])
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -102,7 +102,7 @@ async def engine(choice: dict, status: int = 200) -> tuple[web.AppRunner, str, l
 
     app = web.Application()
     app.add_routes([web.post("/v1/chat/completions", chat)])
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
