@@ -15,7 +15,15 @@ _STAMP = re.compile(r"^\([\w-]+ pid=\d+\)\s*|^(?:INFO|WARNING|ERROR|DEBUG) \d\d-
 _TELLING = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b.*|.*\berror: .*|Value error, .*|Killed.*)$")
 _DETAIL = re.compile(r" \[type=\w+, input_value=.*")   # what pydantic adds behind its reason
 # Wrappers that only say that something else went wrong.
-_HOLLOW = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|See root cause above")
+_HOLLOW = re.compile(
+    r"Engine core initialization failed|WorkerProc initialization failed|See root cause above|EngineCore encountered"
+)
+# What vLLM 0.32 says of a processor that is too old for a 4-bit base, and what to do.
+_NO_KERNEL = "cpu_gemm_wna16"
+_NO_AVX512 = (
+    "this processor has no AVX-512, without which vLLM's CPU build cannot compute with 4-bit weights: "
+    "serve a base that is not quantized here, or this one on another machine"
+)
 
 
 def open_log(path: Path) -> int:
@@ -41,7 +49,8 @@ def telling_line(path: Path, start: int = 0) -> str:
     lines = _lines(path, start)
     errors = [line for line in lines if _TELLING.match(line)]
     causes = [line for line in errors if not _HOLLOW.search(line)]
-    return next(iter(reversed(causes or errors or lines)), "")
+    line = next(iter(reversed(causes or errors or lines)), "")
+    return _NO_AVX512 if _NO_KERNEL in line else line
 
 
 def _lines(path: Path, start: int) -> list[str]:
