@@ -18,7 +18,7 @@ class Held:
         self._size = 0
 
     def hold(self, data: bytes) -> bool:
-        """Keep all of it. False, and nothing is kept, when it is too much."""
+        """Keep all of it. False when all together is too much."""
         self._size += len(data)
         if self._size > MAX_BUFFERED:
             return False
