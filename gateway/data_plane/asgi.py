@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from gateway.data_plane.framing import unframed
 from gateway.data_plane.push import Headers, Producer
 from gateway.errors import body_too_large, request_timeout
 
@@ -50,9 +49,8 @@ class AsgiDownstream:
             self.producer.pause()
         self._put({"type": "http.response.body", "body": data, "more_body": True})
 
-    def chunks(self) -> Callable[[bytes], None]:
+    def chunks(self) -> None:
         """See Downstream."""
-        return lambda chunk: self.write(unframed(chunk))
 
     def finish(self) -> None:
         """See Downstream."""

@@ -138,17 +138,13 @@ class Call:
     def _end(self) -> Sink | None:
         sink, self._sink = self._sink, None
         if sink is not None:
-            self.on_data, self.on_chunk = _nobody, _no_one  # no cycle of references is left behind
+            self.on_data, self.on_chunk = _nobody, _nobody  # no cycle of references is left behind
             self._upstream.done(self)
         return sink
 
 
-def _nobody(_data: bytes) -> None:
+def _nobody(_data: bytes, _at: int = 0) -> None:
     """Whoever asked is gone."""
-
-
-def _no_one(_data: bytes, _at: int) -> None:
-    """Likewise."""
 
 
 def as_error(failure: Failure) -> ApiError:

@@ -16,7 +16,6 @@ from typing import Any, Final, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.data_plane.endpoints import ENDPOINTS, Endpoint
-from gateway.data_plane.framing import unframed
 from gateway.data_plane.intake import STATUS_LINES, Intake
 from gateway.data_plane.push import Headers, Producer
 from gateway.data_plane.worker import Worker
@@ -88,9 +87,9 @@ class HotCycle:
             head, self._head = self._head, b""
             self._protocol.put(head + data)
 
-    def chunks(self) -> Callable[[bytes], None]:
+    def chunks(self) -> Callable[[bytes], None] | None:
         """See Downstream. As they are, without a step in between: after a disconnection the relay sends none."""
-        return self._protocol.put if self._chunked else lambda chunk: self.write(unframed(chunk))
+        return self._protocol.put if self._chunked else None
 
     def finish(self) -> None:
         """See Downstream."""

@@ -37,8 +37,8 @@ class Downstream(Protocol):
     def write(self, data: bytes) -> None:
         """Send a piece of the body; an empty one is none. Never blocks; obey `Producer.pause`."""
 
-    def chunks(self) -> Callable[[bytes], None]:
-        """What takes pieces that are framed as chunks already (gateway.data_plane.framing). Once the head was sent."""
+    def chunks(self) -> Callable[[bytes], None] | None:
+        """Once the head was sent: what takes pieces that are framed as chunks already; None: only `write` takes any."""
 
     def finish(self) -> None:
         """The answer is complete."""

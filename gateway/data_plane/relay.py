@@ -44,7 +44,7 @@ class Relay:
         self._down = downstream
         self._finished = finished
         self._failover = failover
-        self._put_chunk: Callable[[bytes], None] = downstream.write  # until the head is sent
+        self._put_chunk: Callable[[bytes], None] | None = None  # see Downstream.chunks
         self._call: Call | None = None
         self._upstream: Upstream | None = None
         self._tried: list[Upstream] = []
@@ -107,12 +107,12 @@ class Relay:
 
     def on_chunk(self, data: bytes, at: int) -> None:
         """One more delta of a stream as it is framed, or what on_data takes."""
-        editor = self._editor
-        out = b"" if editor is None else editor.delta(data, at)
-        if not out:
+        editor, put = self._editor, self._put_chunk
+        out = b"" if editor is None or put is None else editor.delta(data, at)
+        if not out or put is None:
             self.on_data(data[at:-2])
             return
-        self._put_chunk(out)
+        put(out)
         if self._kept:
             self._held.keep(unframed(out))
 

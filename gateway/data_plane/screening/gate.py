@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from gateway.data_plane.envelope import render, sse_error
 from gateway.data_plane.exchange import Exchange, Finished
-from gateway.data_plane.framing import unframed
 from gateway.data_plane.push import Downstream, Headers, Producer
 from gateway.data_plane.screening import refusals
 from gateway.data_plane.screening.outline import Outline
@@ -89,9 +88,8 @@ class Gate:
         elif body is not None and not self._closed:
             self._safely(lambda: body.write(data))
 
-    def chunks(self) -> Callable[[bytes], None]:
-        """The same for pieces that are framed."""
-        return lambda chunk: self.write(unframed(chunk))
+    def chunks(self) -> None:
+        """What is judged comes without frames."""
 
     def finish(self) -> None:
         """It is complete; `finished` follows at once."""
