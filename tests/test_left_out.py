@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from tests.support.left_out import lacks_avx512
 from tests.support.tree import ROOT
 
 TESTS = """
@@ -65,10 +64,3 @@ def test_nothing_is_said_when_nothing_is_left_out(run):
     status, lines = run("-k", "plain")
     assert status == 0
     assert not any("LEFT OUT" in line for line in lines)
-
-
-def test_a_processor_without_avx512_is_known_by_its_flags():
-    flags = "processor : 0\nflags : fpu sse2 avx2 {} vaes\n"
-    assert lacks_avx512(flags.format("sha_ni"), "x86_64")
-    assert not lacks_avx512(flags.format("avx512f avx512dq"), "x86_64")
-    assert not lacks_avx512(flags.format("sha_ni"), "aarch64") and not lacks_avx512("", "x86_64")

@@ -4,42 +4,18 @@ vLLM marks a token without an adapter with slot -1. Its LoRA operations for the 
 take the last slot: once that is filled, a base request that is computed together with an adapter's request is answered
 with the last slot's weights (vllm-project/vllm #48421, #49656; seen with 0.32). The GPU kernels skip such tokens.
 
-vLLM loads this module itself, in each of its processes, as one of its general plugins: `install` makes it known to a
-managed engine through the engine's own PYTHONPATH. Nothing is imported from vLLM before `apply` is called.
+A plugin (plugins.py): nothing is imported from vLLM before `apply` is called.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-PLUGIN = "understudy_cpu_lora"
 _OPERATIONS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 _MODULES = ("vllm.lora.ops.torch_ops.lora_ops", "vllm.lora.ops.torch_ops", "vllm.lora.punica_wrapper.punica_cpu")
-_FILES = {
-    "METADATA": f"Metadata-Version: 2.1\nName: {PLUGIN}\nVersion: 1\n",
-    "entry_points.txt": f"[vllm.general_plugins]\n{PLUGIN} = {__name__}:apply\n",
-}
-
-
-def install(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Describe the plugin in `folder` as an installed distribution; the variables with which an engine finds it there.
-
-    Raises OSError when the files cannot be written.
-    """
-    described = folder / f"{PLUGIN}-1.dist-info"
-    described.mkdir(parents=True, exist_ok=True)
-    for name, text in _FILES.items():
-        path = described / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:  # once there, a full disk does not matter
-            path.write_text(text, encoding="utf-8")
-    variables = {"PYTHONPATH": ":".join(filter(None, [str(folder), environ.get("PYTHONPATH", "")]))}
-    if "VLLM_PLUGINS" in environ:  # only the plugins named there are loaded
-        variables["VLLM_PLUGINS"] = ",".join(filter(None, [environ["VLLM_PLUGINS"], PLUGIN]))
-    return variables
 
 
 def apply() -> None:

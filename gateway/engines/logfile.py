@@ -18,12 +18,6 @@ _DETAIL = re.compile(r" \[type=\w+, input_value=.*")   # what pydantic adds behi
 _HOLLOW = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|See root cause above|EngineCore encountered"
 )
-# What vLLM 0.32 says of a processor that is too old for a 4-bit base, and what to do.
-_NO_KERNEL = "cpu_gemm_wna16"
-_NO_AVX512 = (
-    "this processor has no AVX-512, without which vLLM's CPU build cannot compute with 4-bit weights: "
-    "serve a base that is not quantized here, or this one on another machine"
-)
 
 
 def open_log(path: Path) -> int:
@@ -49,8 +43,7 @@ def telling_line(path: Path, start: int = 0) -> str:
     lines = _lines(path, start)
     errors = [line for line in lines if _TELLING.match(line)]
     causes = [line for line in errors if not _HOLLOW.search(line)]
-    line = next(iter(reversed(causes or errors or lines)), "")
-    return _NO_AVX512 if _NO_KERNEL in line else line
+    return next(iter(reversed(causes or errors or lines)), "")
 
 
 def _lines(path: Path, start: int) -> list[str]:

@@ -15,8 +15,8 @@ from gateway.config import EngineSettings, parse_duration
 from gateway.engines.backoff import Backoff
 from gateway.engines.client import EngineClient
 from gateway.engines.command import Command, VllmPackage, build_command, device_of, socket_path
-from gateway.engines.cpu_lora_fix import install
 from gateway.engines.local import LocalEngine, read_state, replica_name, supervise, take_restart_request, write_state
+from gateway.engines.plugins import install
 from gateway.engines.process import EngineProcess, Report
 from gateway.engines.sessions import end_recorded, first_child
 

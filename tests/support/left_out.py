@@ -2,14 +2,11 @@
 
 UNDERSTUDY_TEST_WITHOUT lists programs to do without, with commas; UNDERSTUDY_TEST_WITHOUT_REASON says why. `make test`
 sets both when it cannot install a program. A program that is merely missing is a failure, not a skip.
-
-Tests with a real engine (`@pytest.mark.engine`) need a processor on which vLLM's CPU build computes with 4-bit weights.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Generator
 from pathlib import Path
@@ -34,11 +31,6 @@ def find_program(name: str) -> str | None:
     return shutil.which("initdb", path=path) or (str(newest[-1]) if newest else None)
 
 
-def lacks_avx512(cpuinfo: str, machine: str) -> bool:
-    """An x86 processor on which vLLM 0.32 finds no kernel for 4-bit weights (docs/engine.md)."""
-    return machine == "x86_64" and "flags" in cpuinfo and "avx512f" not in cpuinfo.split()
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark."""
     config.addinivalue_line("markers", "needs(*programs): system programs the test starts, such as nginx")
@@ -49,9 +41,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what was left out on purpose; fail what lacks its program."""
     without = [name.strip() for name in os.environ.get("UNDERSTUDY_TEST_WITHOUT", "").split(",")]
     why = os.environ.get("UNDERSTUDY_TEST_WITHOUT_REASON") or "listed in UNDERSTUDY_TEST_WITHOUT"
-    cpuinfo = Path("/proc/cpuinfo")
-    if item.get_closest_marker("engine") and cpuinfo.exists() and lacks_avx512(cpuinfo.read_text(), platform.machine()):
-        pytest.skip("this processor has no AVX-512, which vLLM's CPU build needs for 4-bit weights")
     for name in programs_of(item):
         if name in without:
             pytest.skip(f"without {name} ({why})")

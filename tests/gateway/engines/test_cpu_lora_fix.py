@@ -1,14 +1,8 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from gateway.engines.cpu_lora_fix import PLUGIN, apply, install, skip_base_rows
-from gateway.subprocesses import module_environment
+from gateway.engines.cpu_lora_fix import apply, skip_base_rows
 
 
 def expand(inputs, weights, output, slots, add_inputs=True):
@@ -40,27 +34,6 @@ def test_nan_in_an_adapter_does_not_get_through():
     output = torch.zeros(2, 4)
     skip_base_rows(expand)(torch.ones(2, 3), weights, output, torch.tensor([-1, 0]))
     assert torch.equal(output[0], torch.zeros(4)) and output[1].isnan().all()
-
-
-def test_an_engine_finds_it_where_it_is_installed(tmp_path: Path):
-    variables = install(tmp_path / "plugins", {"PYTHONPATH": "/earlier"})
-    install(tmp_path / "plugins", {})  # again does no harm
-    assert variables == {"PYTHONPATH": f"{tmp_path / 'plugins'}:/earlier"}
-    code = (
-        "from importlib.metadata import entry_points\n"
-        f"found = [e for e in entry_points(group='vllm.general_plugins') if e.name == '{PLUGIN}']\n"
-        "print([e.load().__name__ for e in found])"
-    )
-    environment = module_environment({**os.environ, **variables})
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
-    assert done.stdout == "['apply']\n"
-
-
-def test_a_list_of_plugins_is_added_to(tmp_path: Path):
-    assert install(tmp_path, {"VLLM_PLUGINS": "mine"})["VLLM_PLUGINS"] == f"mine,{PLUGIN}"
-    assert install(tmp_path, {"VLLM_PLUGINS": ""})["VLLM_PLUGINS"] == PLUGIN
 
 
 def test_the_operations_are_replaced_once_wherever_they_are_known(monkeypatch):

@@ -26,16 +26,6 @@ def test_the_line_with_the_cause_is_found(tmp_path: Path):
     assert last_line(path) == "bye"
 
 
-def test_a_processor_that_is_too_old_for_the_base_is_named(tmp_path: Path):
-    path = tmp_path / "e.log"
-    path.write_text(
-        "(EngineCore pid=1) ERROR 11-30 09:43:36 [core.py:1512] RuntimeError: Worker failed with error ''_OpNamespace' '_C' "
-        "object has no attribute 'cpu_gemm_wna16'', please check the stack trace above for the root cause\n"
-        "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.\n"
-    )
-    assert "no AVX-512" in telling_line(path)
-
-
 def test_wrong_options_are_found(tmp_path: Path):
     path = tmp_path / "e.log"
     path.write_text("usage: api_server.py [-h]\napi_server.py: error: unrecognized arguments: --nonsense\n")
