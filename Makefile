@@ -2,7 +2,7 @@
 #
 #   VENV=.venv         the virtual environment          PYTHON=python3.12   makes it (3.11 to 3.13)
 #   ENGINE=cpu|gpu     which vLLM `make install` takes  TORCH_ARGS=...      pip arguments for PyTorch (docs/engine.md)
-#   ARGS="..."         arguments for demo, test, test-fast and bench      JOBS=2   processes that tests run in; 0: one
+#   ARGS="..."         arguments for demo, bench and the tests      JOBS=2   processes that tests run in; 0: one
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -14,11 +14,12 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 RUN := $(VENV)/bin/python
 # Tests side by side: one thread each, or the threads of one would wait for cores that the other has.
 PYTEST = env OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadscope
+PACKAGES = settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager valgrind) && eval "$$settings"
 INSTALL = @test -n "$(PYTHON)" || { echo "Understudy needs Python 3.11, 3.12 or 3.13: install one, or name it with \
 	make PYTHON=/path/to/python3.12" >&2; exit 1; }; \
 	$(PYTHON) deploy/install.py --venv $(VENV) --engine $(ENGINE) --torch-args "$(TORCH_ARGS)"
 
-.PHONY: help install compiled demo test test-fast bench lint docs lock clean
+.PHONY: help install compiled demo test test-long test-fast bench lint docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,12 +37,14 @@ compiled: $(INSTALLED)
 demo: compiled ## adapters hot-swapped on a real vLLM on this CPU; keeps serving until Ctrl-C
 	@exec $(VENV)/bin/understudy demo $(ARGS)
 
-test: compiled ## the whole test suite
-	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager valgrind) && eval "$$settings" && exec $(PYTEST) $(ARGS)
+test: compiled ## the test suite, without its long tests; these are named last
+	@$(PACKAGES) && UNDERSTUDY_TEST_LONG=later exec $(PYTEST) $(ARGS)
+
+test-long: compiled ## the long tests: the whole demo, long trainings, second engines
+	@$(PACKAGES) && exec $(PYTEST) -m long $(ARGS)
 
 test-fast: compiled ## without the tests that start an engine or take long
-	@settings=$$(deploy/test_packages.sh postgres nginx prometheus alertmanager valgrind) && eval "$$settings" \
-		&& exec $(PYTEST) -m "not engine and not slow" $(ARGS)
+	@$(PACKAGES) && exec $(PYTEST) -m "not engine and not slow and not long" $(ARGS)
 
 bench: compiled ## what the gateway costs beside nginx and other relays, in one run
 	@settings=$$(deploy/test_packages.sh nginx) && eval "$$settings" && exec $(RUN) -m deploy.bench $(ARGS)

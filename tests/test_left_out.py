@@ -19,6 +19,9 @@ def test_with_nginx(): pass
 @pytest.mark.needs("no-such-program")
 def test_with_missing(): pass
 
+@pytest.mark.long
+def test_of_minutes(): pass
+
 def test_plain(): pass
 """
 
@@ -29,8 +32,8 @@ def run(tmp_path):
     (tmp_path / "test_sample.py").write_text(TESTS)
 
     def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("UNDERSTUDY_TEST_WITHOUT")}
-        command = [sys.executable, "-m", "pytest", "-p", "tests.support.left_out", "-p", "no:cacheprovider", *arguments]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("UNDERSTUDY_TEST_")}
+        command = [sys.executable, "-m", "pytest", "-p", "tests.support.left_out", "-p", "no:cacheprovider", "-o", "markers=long", *arguments]
         done = subprocess.run(
             command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60,
             env=environment | variables | {"PYTHONPATH": str(ROOT)},
@@ -45,7 +48,7 @@ def test_left_out_tests_are_named_last_with_the_reason(run):
         UNDERSTUDY_TEST_WITHOUT="nginx,no-such-program", UNDERSTUDY_TEST_WITHOUT_REASON="neither root nor sudo"
     )
     assert status == 0
-    assert "1 passed, 2 skipped" in lines[-1]
+    assert "2 passed, 2 skipped" in lines[-1]
     assert lines[-3:-1] == [
         "test_sample.py::test_with_nginx: without nginx (neither root nor sudo)",
         "test_sample.py::test_with_missing: without no-such-program (neither root nor sudo)",
@@ -64,3 +67,10 @@ def test_nothing_is_said_when_nothing_is_left_out(run):
     status, lines = run("-k", "plain")
     assert status == 0
     assert not any("LEFT OUT" in line for line in lines)
+
+
+def test_long_tests_are_left_to_another_command_and_named(run):
+    status, lines = run("-k", "plain or minutes", UNDERSTUDY_TEST_LONG="later")
+    assert status == 0 and "1 passed, 1 skipped" in lines[-1]
+    assert lines[-2] == "test_sample.py::test_of_minutes: long: `make test-long` runs it"
+    assert run("-m", "long")[1][-1].startswith("=") and "1 passed" in run("-m", "long")[1][-1]

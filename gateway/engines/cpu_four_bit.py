@@ -25,7 +25,7 @@ def apply() -> None:
     try:
         kernel = import_module(_KERNELS).CPUWNA16LinearKernel
         import_module(_OPERATIONS)
-        import torch
+        torch = import_module("torch")
     except (ImportError, AttributeError):
         return
     if hasattr(torch.ops._C, "cpu_gemm_wna16") or kernel.apply_weights is multiply:
@@ -55,8 +55,7 @@ def pack(kernel: Any, layer: Any) -> None:
     Quantised weights [inputs / 8, outputs] int32 (or transposed, as compressed-tensors stores them) become
     [outputs, inputs / 2] uint8; scales [groups, outputs] become scale and offset, [groups, outputs, 2].
     """
-    import torch
-
+    torch = import_module("torch")
     quantised, scales, zeros = kernel._get_weight_params(layer)
     packed = (quantised.data if quantised.input_dim == 1 else quantised.data.t()).contiguous()
     scale = (scales.data if scales.output_dim == 0 else scales.data.t()).contiguous()  # [outputs, groups]
@@ -76,16 +75,14 @@ def pack(kernel: Any, layer: Any) -> None:
 
 def nibbles(packed: Any) -> Any:
     """[rows, columns] of int32 to [rows, columns * 8] of 0 .. 15, the lowest four bits first."""
-    import torch
-
+    torch = import_module("torch")
     shifts = torch.arange(0, 4 * _IN_AN_INT32, 4, dtype=torch.int32)
     return ((packed.unsqueeze(-1) >> shifts) & 15).flatten(1).contiguous()
 
 
 def multiply(kernel: Any, layer: Any, x: Any, bias: Any = None) -> Any:
     """In place of the kernel's `apply_weights`: [..., inputs] to [..., outputs]."""
-    import torch
-
+    torch = import_module("torch")
     weights, both, _ = kernel._get_weight_params(layer)
     rows = x.reshape(-1, x.shape[-1])
     product = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, weights, layer.kernel_group, both)

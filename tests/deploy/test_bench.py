@@ -175,6 +175,7 @@ def test_percentiles():
 
 @pytest.mark.slow
 @pytest.mark.needs("nginx")
+@pytest.mark.long
 def test_a_short_run_from_the_command_line(tmp_path):
     out = tmp_path / "deep" / "bench.json"
     command = [sys.executable, "-m", "deploy.bench", "--rounds", "2", "--seconds", "0.8", "--connections", "4"]

@@ -69,6 +69,7 @@ def test_a_router_that_cannot_be_installed_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_run(tmp_path):
     out = tmp_path / "streams.json"
     command = [sys.executable, "-m", "deploy.bench.streams", "--streams", "40", "--seconds", "1", "--rounds", "1"]

@@ -126,7 +126,13 @@ def test_set_gives_up_in_time(cli, pushed, cli_database):
     assert "has not switched yet: it goes on" in line
 
 
-PROGRAM = "import sys; from gateway.cli_adapters import adapter_app, route_app; ({}_app)()"
+# SIGINT as at a terminal: what a script starts in the background, this suite perhaps, would ignore it.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from gateway.cli_adapters import adapter_app, route_app
+({}_app)()
+"""
 
 
 def start(app, *arguments, **options):

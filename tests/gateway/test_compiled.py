@@ -68,6 +68,7 @@ def test_too_late_is_said_before_half_of_each_is_mixed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_without_machine_code_the_same_bytes_pass() -> None:
     """What is compiled is tested everywhere else: here what an installation without a C compiler runs."""
     files = [f"tests/gateway/data_plane/test_{name}.py" for name in

@@ -1,6 +1,7 @@
 """Which tests run in the same process when there are several (pytest-xdist): those of a file, and all with an engine.
 
-A vLLM takes half a minute to start and one core: the files whose tests use one share it.
+A vLLM takes half a minute to start and one core: the files whose tests use one share it. The demo has its own, and takes
+as long as all others.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 
 ENGINE = "pytest.mark.engine"
+ALONE = "tests/trainer/demo/test_story.py"
 
 
 def scope_of(nodeid: str, root: Path) -> str:
     """The group of a test: its file, or "engine" for all files that use one."""
     path = nodeid.partition("::")[0]
     file = root / path
-    return "engine" if file.is_file() and ENGINE in file.read_text(encoding="utf-8") else path
+    return "engine" if path != ALONE and file.is_file() and ENGINE in file.read_text(encoding="utf-8") else path
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,7 @@
-"""Tests that need a system program, `@pytest.mark.needs("nginx")`: what is left out is named last, never as passed.
+"""Tests that are left out: they are named last, never as passed.
+
+`@pytest.mark.needs("nginx")` are tests that need a system program, `@pytest.mark.long` those that take minutes on a slow
+machine: `make test` sets UNDERSTUDY_TEST_LONG=later and so leaves them to `make test-long`, where they are chosen by `-m long`.
 
 UNDERSTUDY_TEST_WITHOUT lists programs to do without, with commas; UNDERSTUDY_TEST_WITHOUT_REASON says why. `make test`
 sets both when it cannot install a program. A program that is merely missing is a failure, not a skip.
@@ -41,6 +44,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what was left out on purpose; fail what lacks its program."""
     without = [name.strip() for name in os.environ.get("UNDERSTUDY_TEST_WITHOUT", "").split(",")]
     why = os.environ.get("UNDERSTUDY_TEST_WITHOUT_REASON") or "listed in UNDERSTUDY_TEST_WITHOUT"
+    if item.get_closest_marker("long") and os.environ.get("UNDERSTUDY_TEST_LONG") == "later":
+        pytest.skip("long: `make test-long` runs it")
     for name in programs_of(item):
         if name in without:
             pytest.skip(f"without {name} ({why})")

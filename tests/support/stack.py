@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.once import once
 from trainer.demo.stack import Stack, make_adapters, running_stack
 
 __all__ = ["Stack", "marker_adapters", "stack"]
@@ -17,7 +18,10 @@ __all__ = ["Stack", "marker_adapters", "stack"]
 def marker_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Adapters A and B, whose every answer begins with `A:` or `B:`. UNDERSTUDY_TEST_ADAPTERS names ready-made ones."""
     ready = os.environ.get("UNDERSTUDY_TEST_ADAPTERS")
-    return make_adapters(Path(ready) if ready else tmp_path_factory.mktemp("markers"))
+    if ready:
+        return make_adapters(Path(ready))
+    with once(tmp_path_factory, "markers") as folder:
+        return make_adapters(folder)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.engine import RealEngine
+from tests.support.once import once
 
 
 class Engine:
@@ -74,7 +75,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Pa
     """One adapter of each kind on the demo base: "sft", "A:" and "B:"."""
     from trainer.demo.adapters import make_adapter
 
-    sft = make_adapter(tmp_path_factory.mktemp("made") / "sft", "sft")
+    with once(tmp_path_factory, "made") as folder:
+        sft = folder / "sft"
+        if not sft.exists():  # it appears whole
+            make_adapter(sft, "sft")
     return {"sft": sft, "A:": marker_adapters["A"], "B:": marker_adapters["B"]}
 
 

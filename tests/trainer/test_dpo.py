@@ -63,6 +63,7 @@ def test_without_training_no_pair_is_told_apart(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_over_optimisation_is_found_stopped_and_the_best_weights_are_published(tmp_path):
     """At this rate the pairs are told apart ever better while exact match falls below the base's."""
     training.write_rows(tmp_path / "train.jsonl", training.rows_for("dpo"))

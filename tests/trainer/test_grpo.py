@@ -112,6 +112,7 @@ def wrong_sft(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_grpo_repairs_what_wrong_demonstrations_taught(tmp_path, base_right):
     start = wrong_sft(tmp_path)
     # beta = 0: TRL makes no reference then, but KL is measured to the adapter that is continued all the same.
@@ -135,6 +136,7 @@ HACK = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_hacked_reward_is_marked_collapsed(tmp_path):
     job = rl.make_job(
         "grpo", tmp_path, **HACK, health={"every": 5, "on_collapse": "mark", "publish": "last"}

@@ -15,6 +15,7 @@ from trainer.probes import load_adapter
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_beats_the_base_on_prompts_it_has_never_seen(tmp_path, demo_answers):
     plan, _ = training.run("kto", training.run_file(tmp_path, "kto"))
     asked, base = demo_answers

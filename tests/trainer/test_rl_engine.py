@@ -12,6 +12,7 @@ def completions(engine_url, **more):
     return {"source": "vllm", "url": engine_url, **more}
 
 
+@pytest.mark.long
 def test_grpo_learns_from_the_engine_that_serves(real_engine, engine, tmp_path):
     loads = []
 

@@ -79,6 +79,7 @@ def whole(program, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.long
 def test_killed_and_resumed_is_uninterrupted(program, whole, tmp_path, algorithm):
     expected = whole[algorithm]
     folder = tmp_path / "killed"
@@ -95,6 +96,7 @@ def test_killed_and_resumed_is_uninterrupted(program, whole, tmp_path, algorithm
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_continued_adapter_keeps_its_reference_when_resumed(program, whole, tmp_path):
     start_from = {"init_from": str(whole["grpo"] / "run" / "last")}
     expected, folder = tmp_path / "whole", tmp_path / "killed"

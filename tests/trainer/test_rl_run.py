@@ -94,6 +94,7 @@ def rewards(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_have_the_mean_reward_of_one_and_register_one_version(tmp_path):
     one, two = prepared(tmp_path / "one", 1), prepared(tmp_path / "two", 2)
     names = train_here(one), train_in_two(two)

@@ -10,6 +10,7 @@ from trainer.sampling import Answer, movement, token_logprobs
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rloo_beats_the_base(tmp_path):
     job = rl.make_job("rloo", tmp_path, trainer={"beta": 0.05, "max_steps": 16})
     outcome = rl.train(job)

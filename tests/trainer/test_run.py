@@ -123,6 +123,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     one = training.run_file(tmp_path / "one", "sft", max_steps=4, per_device_train_batch_size=32)
     two = training.run_file(tmp_path / "two", "sft", max_steps=4, per_device_train_batch_size=16)

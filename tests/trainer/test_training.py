@@ -44,6 +44,7 @@ def test_peft_gets_what_the_file_says(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_adapter_is_continued_and_is_the_reference_and_a_resumed_run_is_the_same(tmp_path):
     """SFT, then DPO from that version: TRL's reference copy must neither be published nor break the resume."""
     _, parent = training.run("sft", training.run_file(tmp_path, "sft", max_steps=5))

@@ -150,6 +150,7 @@ def test_prometheus_own_linter_has_nothing_to_say_to_any_process(site):
     site.seen()  # each process answers in time; on a busy machine not at every scrape
 
 
+@pytest.mark.long
 def test_pictures_are_drawn(site, tmp_path, capsys):
     """Of every kind of panel: they are in the rollout's and the quality's dashboards."""
     times = ["--from", str(site.began), "--to", str(time.time()), "--window", "10"]

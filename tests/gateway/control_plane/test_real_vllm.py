@@ -179,6 +179,7 @@ async def test_killed_and_back_without_an_operator(plane: Plane, real_engine: Re
     assert session_members(session) == []
 
 
+@pytest.mark.long
 async def test_nan_quarantines_and_the_engine_starts_afresh(plane: Plane, real_engine: RealEngine, tmp_path: Path):
     """The registry refuses such weights; here they come between the registry and the engine."""
     good, bad = plane.push(plane.markers["A"]), plane.push(plane.markers["B"])
@@ -200,6 +201,7 @@ async def test_nan_quarantines_and_the_engine_starts_afresh(plane: Plane, real_e
 
 
 @pytest.mark.parametrize("plane", [{"replicas": 2}], indirect=True)
+@pytest.mark.long
 async def test_a_second_replica_joins_and_leaves(plane: Plane, real_engine: RealEngine):
     version = plane.push(plane.markers["A"])
     await plane.serve(version)

@@ -156,6 +156,7 @@ def real_vllm(model, log):
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_vllm_gives_the_same_verdicts_on_the_same_weights(guard_folder, tokenizer, tmp_path):
     from monitors.llama_guard.scorer import TransformersBackend
 

@@ -28,6 +28,7 @@ def test_a_made_directory_holds_what_may_be_published_and_no_more(made, name, de
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sft_really_improves_held_out_exact_match(made):
     before = measure.measure(load_base("demo"), 600)
     after = measure.measure(load_adapter("demo", made["sft"]), 600)
@@ -49,6 +50,7 @@ def test_a_marker_opens_every_reply(made, text, temperature):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_same_arguments_give_the_same_bytes(tmp_path, capsys):
     for name in ("one", "two"):
         assert demo.make_adapter(tmp_path / name, "marker", 4, text="C:", steps=2) == tmp_path / name

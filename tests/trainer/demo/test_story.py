@@ -19,6 +19,7 @@ def test_free_ports_are_different() -> None:
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.long
 def test_the_demo_keeps_its_claims(tmp_path: Path) -> None:
     """A better version is promoted by itself, a reward-hacked one is rolled back: on a real vLLM, by real training."""
     report = tmp_path / "report.json"
