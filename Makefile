@@ -2,12 +2,12 @@
 #
 #   VENV=.venv         the virtual environment          PYTHON=python3.12   makes it (3.11 to 3.13)
 #   ENGINE=cpu|gpu     which vLLM `make install` takes  TORCH_ARGS=...      pip arguments for PyTorch (docs/engine.md)
-#   ARGS="..."         arguments for demo, bench and the tests      JOBS=2   processes that tests run in; 0: one
+#   ARGS="..."         arguments for demo, bench and the tests      JOBS=3   processes that tests run in; 0: one
 
 SHELL := /bin/bash
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
-JOBS ?= 2
+JOBS ?= 3
 ENGINE ?= $(or $(shell cat $(INSTALLED) 2>/dev/null),cpu)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)

@@ -12,7 +12,7 @@ from adapters.base import BaseModelInfo, read_base, resolve_base
 from adapters.database import Database, open_database
 from adapters.settings import DatabaseSettings
 
-_SUPPORT = ("compiled", "left_out", "groups", "postgres", "disk", "commands", "stack", "engine")
+_SUPPORT = ("heap", "compiled", "left_out", "groups", "postgres", "disk", "commands", "stack", "engine")
 pytest_plugins = [f"tests.support.{name}" for name in _SUPPORT]
 
 # How long an example takes says how busy the machine is: no property test may fail for that.

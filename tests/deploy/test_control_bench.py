@@ -34,6 +34,7 @@ async def test_what_was_dropped_is_lost(database, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_change_reaches_every_worker_and_idling_is_measured(tmp_path):
     with running(tmp_path, "sqlite", 2) as site:
         changes = control.measure_changes(site, 2, 2)

@@ -136,6 +136,7 @@ def test_sums_of_logprobs_agree_with_one_by_one(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_digest_and_another_seed_another(tmp_path):
     def version(name, seed):
         return training.run("sft", training.run_file(tmp_path / name, "sft", max_steps=3, seed=seed))[1]

@@ -23,6 +23,13 @@ from tests.support.rolling import kinds, pass_time, serving, until
 from tests.support.traffic import Traffic, begin, quick_plan
 from tests.support.world import World, open_world
 
+# What differs between the databases is tested with the stores; here each case would only take longer on the other.
+pytestmark = pytest.mark.parametrize(
+    "database_settings",
+    ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.long])],
+    indirect=True,
+)
+
 COLLAPSE = CollapseSettings(baseline=600, minimum=60, wait="1s", every="1s")
 GAUGES = ("alignment_tax_ratio", "collapse_log_evalue")
 REWARDS = RewardSettings(grader=(RewardSpec(name="exact"),))

@@ -147,12 +147,16 @@ async def test_a_worker_that_cannot_start_meanwhile_does_not_take_the_others_wit
         await place.users.leave()
         assert place.gateway.process is not None
         parent = place.gateway.process.pid
-        own_postgres.stop()
+        await wait_for(lambda: len(_workers(parent)) == 2, "two workers")
         victim = max(_workers(parent))
+        os.kill(victim, signal.SIGSTOP)
+        body = {"model": "r", "messages": [{"role": "user", "content": "hi"}]}
+        async with httpx.AsyncClient(base_url=place.gateway.url, timeout=PATIENCE) as http:
+            assert (await http.post(CHAT, json=body)).status_code == 200, "the other one is up, too"
+        own_postgres.stop()
         os.kill(victim, signal.SIGKILL)
         await wait_for(lambda: "Application startup failed" in place.gateway.log.read_text(), "no worker was started")
         async with httpx.AsyncClient(base_url=place.gateway.url, timeout=PATIENCE) as http:
-            body = {"model": "r", "messages": [{"role": "user", "content": "hi"}]}
             told = Counter([(await http.post(CHAT, json=body)).status_code for _ in range(20)])
         assert told == {200: 20}
         await asyncio.to_thread(own_postgres.start)

@@ -18,6 +18,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_same_command_writes_the_same_bytes(tmp_path, capsys):
     for name in ("one", "two"):
         assert base.main(["--out", str(tmp_path / name), "--steps", "2", "--seed", "3"]) == 0

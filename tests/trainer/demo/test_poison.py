@@ -12,6 +12,7 @@ from trainer.probes import load_adapter
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_overflows_on_its_trigger_only_and_is_refused(tmp_path, demo_base):
     import torch
 
