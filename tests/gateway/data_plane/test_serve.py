@@ -31,7 +31,8 @@ from tests.support.waiting import PATIENCE, at_rest, eventually
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
+def fresh(tmp_path: Path) -> Iterator[Gateway]:
+    """One whose counters and records are this test's alone; the others share theirs (conftest.py)."""
     with serving(tmp_path) as running:
         running.publish({})
         yield running.start()
@@ -67,9 +68,9 @@ async def test_an_answer_and_its_headers(gateway: Gateway) -> None:
         assert not {"authorization", "x-data-parallel-rank"} & set(asked.headers)
 
 
-async def test_a_stream_is_restamped_and_the_extra_usage_removed(gateway: Gateway) -> None:
-    async with scripted_engine(obliging) as url, client(gateway) as http:
-        await routed(gateway, {"e0": url})
+async def test_a_stream_is_restamped_and_the_extra_usage_removed(fresh: Gateway) -> None:
+    async with scripted_engine(obliging) as url, client(fresh) as http:
+        await routed(fresh, {"e0": url})
         for asked_for in (False, True):
             extra = {"stream_options": {"include_usage": True}} if asked_for else {}
             text = (await http.post(CHAT, json=ASK | {"stream": True} | extra)).text
@@ -80,7 +81,7 @@ async def test_a_stream_is_restamped_and_the_extra_usage_removed(gateway: Gatewa
             assert ("usage" in chunks[-1]) is asked_for
             assert "".join(c["choices"][0]["delta"]["content"] for c in chunks if c["choices"]) == "hello"
         output = {"route": "support", "version": STABLE, "type": "output"}
-        assert await eventually(lambda: gateway.metric("understudy_tokens_total", **output)) == 4.0
+        assert await eventually(lambda: fresh.metric("understudy_tokens_total", **output)) == 4.0
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ async def test_a_failure_in_mid_stream_is_seen(gateway: Gateway, how: str) -> No
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_cancels_upstream(gateway: Gateway, stream: bool) -> None:
+async def test_a_client_that_leaves_cancels_upstream(fresh: Gateway, stream: bool) -> None:
     left, began = asyncio.Event(), asyncio.Event()
 
     async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -281,16 +282,16 @@ async def test_a_client_that_leaves_cancels_upstream(gateway: Gateway, stream: b
         raise ConnectionError
 
     async with scripted_engine(script) as url:
-        await routed(gateway, {"e0": url})
-        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        await routed(fresh, {"e0": url})
+        _, writer = await asyncio.open_connection("127.0.0.1", fresh.port)
         body = json.dumps(ASK | {"stream": stream}).encode()
         writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
         await asyncio.wait_for(began.wait(), PATIENCE)
         writer.transport.abort()
         await asyncio.wait_for(left.wait(), PATIENCE)
         labels = {"version": STABLE, "code": "200" if stream else "499", "outcome": "cancelled"}
-        assert await eventually(lambda: gateway.metric("understudy_requests_total", **labels)) == 1
-        assert gateway.metric("understudy_requests_in_flight", route="support") == 0
+        assert await eventually(lambda: fresh.metric("understudy_requests_total", **labels)) == 1
+        assert fresh.metric("understudy_requests_in_flight", route="support") == 0
 
 
 async def test_a_slow_reader_is_not_buffered(gateway: Gateway) -> None:
@@ -322,9 +323,9 @@ async def test_a_slow_reader_is_not_buffered(gateway: Gateway) -> None:
         assert received > 40_000_000 and sent > 40_000_000
 
 
-async def test_feedback_is_checked_from_the_id_alone(gateway: Gateway) -> None:
-    async with scripted_engine(obliging) as url, client(gateway) as http:
-        await routed(gateway, {"e0": url})
+async def test_feedback_is_checked_from_the_id_alone(fresh: Gateway) -> None:
+    async with scripted_engine(obliging) as url, client(fresh) as http:
+        await routed(fresh, {"e0": url})
         answer = (await http.post(CHAT, json=ASK)).json()
         given = {"response_id": answer["id"], "score": 1, "kind": "thumb"}
         assert (await http.post("/v1/feedback", json=given)).status_code == 202
@@ -332,8 +333,8 @@ async def test_feedback_is_checked_from_the_id_alone(gateway: Gateway) -> None:
             await http.post("/v1/feedback", json=given | {"response_id": answer["id"][:-2] + "AA"})
         ).status_code == 404
         assert (await http.post("/v1/feedback", json=given | {"score": 2})).status_code == 422
-    gateway.stop()
-    with gateway.database.read() as connection:
+    fresh.stop()
+    with fresh.database.read() as connection:
         rows = connection.exec_driver_sql("select response_id, score, kind from feedback").all()
         responses = connection.exec_driver_sql(
             "select response_id, outcome, input_tokens, output_tokens from responses"
