@@ -10,7 +10,7 @@ from typing import Any
 from adapters import tables
 from adapters.gates import GateVerdict, record_gate
 from adapters.rollouts import Rollout
-from adapters.snapshot import Arm
+from adapters.snapshot import Arm, RouteState
 from adapters.types import Flag
 from gateway.data_plane.routing import bucket
 from gateway.rollout.plan import Plan, from_json, to_json
@@ -69,16 +69,14 @@ class Traffic:
 
     def arm(self, unit: bytes) -> Arm:
         """Who serves this unit now."""
-        state = self.world.published(self.route)
-        point = bucket(state.salt.encode(), unit)
-        return next(arm for arm in state.arms if point < arm.high)
+        return _arm(self.world.published(self.route), unit)
 
     def ask(self, users: Iterable[int], answer: Callable[[Arm, int], Row] = lambda arm, user: {}) -> list[Row]:
         """One request of each user; `answer` says what is unusual about the record. The rows as stored."""
-        rows = []
+        rows, state = [], self.world.published(self.route)
         for user in users:
             unit = unit_of(user)
-            arm = self.arm(unit)
+            arm = _arm(state, unit)
             rows.append({
                 "response_id": self._id(), "at": self.world.clock.now, "assignment": arm.assignment,
                 "unit": unit, "endpoint": "chat", "status": 200, "outcome": "ok", "ttft": 0.1, "duration": 0.3,
@@ -136,3 +134,8 @@ def failing(*arms: str) -> Callable[[Arm, int], Row]:
 def empty(*arms: str) -> Callable[[Arm, int], Row]:
     """Answers of these arms have no text."""
     return lambda arm, user: {"flags": int(Flag.EMPTY)} if arm.arm in arms else {}
+
+
+def _arm(state: RouteState, unit: bytes) -> Arm:
+    point = bucket(state.salt.encode(), unit)
+    return next(arm for arm in state.arms if point < arm.high)
