@@ -33,10 +33,10 @@ class Postgres:
         """The URL of a database, as `[database].url` takes it."""
         return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
 
-    def create(self) -> str:
-        """The URL of a new, empty database."""
+    def create(self, like: str = "template1") -> str:
+        """The URL of a new database: an empty one, or a copy of the database `like`, to which nobody is connected."""
         name = f"test_{next(self.numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {like}")
         return self.url(name)
 
     def drop(self, url: str) -> None:
