@@ -65,6 +65,7 @@ def pack(kernel: Any, layer: Any) -> None:
         packed_zeros = (zeros.data if zeros.output_dim == 0 else zeros.data.t()).t().contiguous()
         offset = ((_ZERO - nibbles(packed_zeros).t()) * scale.float()).to(scale.dtype)
     layer.kernel_group = group_of(kernel.config.group_size, weights.shape[1])
+    layer.kernel_product = torch.ops.aten._weight_int4pack_mm_for_cpu
     repeats = weights.shape[1] // scale.shape[1] // layer.kernel_group
     both = torch.stack([scale, offset], dim=-1).repeat_interleave(repeats, dim=1)
     quantised.data = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weights, 1)
@@ -82,9 +83,8 @@ def nibbles(packed: Any) -> Any:
 
 def multiply(kernel: Any, layer: Any, x: Any, bias: Any = None) -> Any:
     """In place of the kernel's `apply_weights`: [..., inputs] to [..., outputs]."""
-    torch = import_module("torch")
     weights, both, _ = kernel._get_weight_params(layer)
-    rows = x.reshape(-1, x.shape[-1])
-    product = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, weights, layer.kernel_group, both)
+    rows = x.reshape(-1, x.shape[-1]).contiguous()  # as PyTorch's kernel wants them; x may be a part of something
+    product = layer.kernel_product(rows, weights, layer.kernel_group, both)
     out = product.view(*x.shape[:-1], product.shape[-1])
     return out if bias is None else out + bias

@@ -75,6 +75,8 @@ def test_a_layer_multiplies_with_its_dequantised_weights(gptq, zero_points, grou
     assert out.shape == (2, 3, outputs) and out.dtype == dtype
     assert torch.allclose(out.float(), right, atol=close * right.abs().max().item())
     assert torch.equal(multiply(kernel, layer, x) + bias, out)
+    part = torch.cat([x, x], dim=-1)[..., :inputs]  # of something wider
+    assert not part.is_contiguous() and torch.equal(multiply(kernel, layer, part, bias), out)
 
 
 def test_the_lowest_four_bits_come_first_and_the_highest_may_be_a_sign():
