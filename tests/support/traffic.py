@@ -67,10 +67,6 @@ class Traffic:
     route: str = "r"
     numbers: Any = field(default_factory=itertools.count)
 
-    def arm(self, unit: bytes) -> Arm:
-        """Who serves this unit now."""
-        return _arm(self.world.published(self.route), unit)
-
     def ask(self, users: Iterable[int], answer: Callable[[Arm, int], Row] = lambda arm, user: {}) -> list[Row]:
         """One request of each user; `answer` says what is unusual about the record. The rows as stored."""
         rows, state = [], self.world.published(self.route)
@@ -137,5 +133,6 @@ def empty(*arms: str) -> Callable[[Arm, int], Row]:
 
 
 def _arm(state: RouteState, unit: bytes) -> Arm:
+    """Who serves this unit."""
     point = bucket(state.salt.encode(), unit)
     return next(arm for arm in state.arms if point < arm.high)
