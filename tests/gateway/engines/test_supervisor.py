@@ -7,8 +7,10 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,8 @@ from gateway.engines import supervisor as supervisor_module
 from gateway.engines.backoff import Backoff
 from gateway.engines.client import EngineClient
 from gateway.engines.command import Command, VllmPackage
-from gateway.engines.local import LocalEngine, read_state, request_restart
-from gateway.engines.sessions import end_session, record_session, session_members
+from gateway.engines.local import LocalEngine, read_state, request_restart, write_state
+from gateway.engines.sessions import end_recorded, end_session, record_session, session_members
 from gateway.engines.supervisor import EngineSite, EngineSupervisor
 from tests.support.python import ROOT
 from tests.support.waiting import PATIENCE
@@ -225,23 +227,22 @@ async def test_killing_supervisor_and_keeper_leaves_nothing_after_the_next_start
 
 def test_somebody_elses_session_is_never_touched(tmp_path: Path, site):
     """The recorded id belongs to another process by now: another start time."""
-    from gateway.engines.local import write_state
-    from gateway.engines.sessions import SessionRecord, end_recorded
-
-    mine = record_session(os.getsid(0)) if os.getsid(0) else None
-    if mine is None:
-        pytest.skip("no session leader here")
-    assert end_recorded(SessionRecord(mine.leader, "1", mine.machine)) == []
-    assert end_recorded(SessionRecord(mine.leader, mine.started, "another boot")) == []
-    record = SessionRecord(mine.leader, "1", mine.machine)
-    write_state(tmp_path, 0, LocalEngine("engine-0", "", "ready", 1, session=record))
-    EngineSupervisor(site(), print)._end_earlier_run()
-    assert json.loads((tmp_path / "engines/0.json").read_text())["supervisor"] == 1
+    theirs = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    try:
+        now = record_session(theirs.pid)
+        assert end_recorded(replace(now, started="1")) == []
+        assert end_recorded(replace(now, machine="another boot")) == []
+        write_state(tmp_path, 0, LocalEngine("engine-0", "", "ready", 1, session=replace(now, started="1")))
+        EngineSupervisor(site(), print)._end_earlier_run()
+        assert json.loads((tmp_path / "engines/0.json").read_text())["supervisor"] == 1
+        assert session_members(theirs.pid) == [theirs.pid]
+        assert end_recorded(now) == [theirs.pid]  # by its own name it is ended
+    finally:
+        theirs.kill()
+        theirs.wait()
 
 
 def test_sessions_end_whatever_they_do(tmp_path: Path):
-    import subprocess
-
     code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); [os.fork() for _ in range(3)]; time.sleep(100)"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     while len(session_members(process.pid)) < 8:
