@@ -15,9 +15,11 @@ from trainer.demo.fired import fired, in_words
 from trainer.demo.plot import draw
 from trainer.demo.rollout import crowd, follow, plan_text
 from trainer.demo.suite import write_suite
-from trainer.demo.telling import Story, accuracy, last_metric, train
+from trainer.demo.telling import Story, last_metric, train
 
 ROUTE = "support"
+PROMPTS = 80             # of each task, in an evaluation
+SAMPLES = 2              # answers to each prompt
 BEFORE = 8.0             # seconds of users before a rollout: what stable is like
 LONGEST = 300.0          # seconds a rollout may take
 BUDGET = 1.0             # seconds from the deciding event to the last request that starts on the candidate
@@ -33,18 +35,18 @@ def train_sft(story: Story) -> None:
 def release_sft(story: Story) -> None:
     """Base against adapter on every slice, the gate, and into service."""
     stack = story.stack
-    write_suite(story.folder / "suite", prompts=80, samples=2)
-    story.report["base"] = {"held_out_accuracy": accuracy(story, "base")}
-    evaluate(story, "base")
+    write_suite(story.folder / "suite", prompts=PROMPTS, samples=SAMPLES)
+    base, tuned = evaluate(story, "base"), evaluate(story, stack.versions["sft"])
+    story.report["base"] = {"held_out_accuracy": base}
+    story.report["sft"]["held_out_accuracy"] = tuned
     story.tally.learn("base")
     passed = gate(story, stack.versions["sft"], "base")
     story.tally.learn(stack.versions["sft"])
     story.claim(passed, f"the gate lets {stack.versions['sft']} through")
     if passed:
         stack.understudy("route", "set", ROUTE, stack.versions["sft"])
-    story.report["sft"]["held_out_accuracy"] = accuracy(story, stack.versions["sft"])
-    base, tuned = story.report["base"]["held_out_accuracy"], story.report["sft"]["held_out_accuracy"]
-    story.tell(f"held-out accuracy: base {base:.3f}, with SFT {tuned:.3f} (n = 300, temperature 1)")
+    asked = f"{PROMPTS * len(world.TASKS)} prompts, {SAMPLES} answers to each, temperature 1"
+    story.tell(f"held-out accuracy: base {base:.3f}, with SFT {tuned:.3f} ({asked})")
     story.claim(tuned > base, "SFT beats the base on prompts it has never seen")
 
 
@@ -54,9 +56,9 @@ def train_grpo(story: Story) -> None:
     story.report["grpo"] = {
         "version": version, "train_seconds": seconds, "training_reward": round(last_metric(story, "grpo", "reward"), 3),
     }  # fmt: skip
+    story.report["grpo"]["held_out_accuracy"] = found = evaluate(story, version)
     story.claim(gate(story, version, story.stack.versions["sft"]), f"the gate lets {version} through")
     story.tally.learn(version)
-    story.report["grpo"]["held_out_accuracy"] = found = accuracy(story, version)
     before = story.report["sft"]["held_out_accuracy"]
     story.tell(f"held-out accuracy: SFT {before:.3f}, then GRPO {found:.3f}")
     story.claim(found > before, "GRPO exceeds the demonstrations it started from")
@@ -75,11 +77,12 @@ def train_hacked(story: Story) -> None:
     """The reward goes to 1 while the answers turn to nothing; health says so, and so does the gate."""
     stack = story.stack
     version, _ = train(story, "grpo", "hacked")
+    found = evaluate(story, version)
     passed = gate(story, version, stack.versions["grpo"])
     story.tally.learn(version)
     story.report["hacked"] = {
         "version": version, "training_reward": round(last_metric(story, "hacked", "reward"), 3),
-        "held_out_accuracy": accuracy(story, version), "duplicate_4gram": _duplicates(story, version),
+        "held_out_accuracy": found, "duplicate_4gram": _duplicates(story, version),
         "gate": "passed" if passed else "failed", "override_reason": OVERRIDE,
     }  # fmt: skip
     lineage = json.loads(stack.understudy("adapter", "show", version, "--json"))["lineage"]
@@ -117,15 +120,15 @@ def catch_hacked(story: Story) -> None:
     draw(story.folder / "reward-and-satisfaction.svg", seen, hacked, began, row["ended_at"])
 
 
-def evaluate(story: Story, version: str) -> None:
-    """`understudy eval` of the version as it serves."""
+def evaluate(story: Story, version: str) -> float:
+    """`understudy eval` of the version as it serves; its share of strict exact matches, the mean over all tasks."""
     suite = story.folder / "suite" / "suite.toml"
-    story.stack.understudy("eval", version, "--suite", str(suite))
+    found = json.loads(story.stack.understudy("eval", version, "--suite", str(suite), "--json"))
+    return round(float(found["north_star"]["value"]), 3)
 
 
 def gate(story: Story, version: str, against: str) -> bool:
-    """Evaluate the version, then the promotion rules against another; True when they pass. Says why not."""
-    evaluate(story, version)
+    """The promotion rules against another evaluated version; True when they pass. Says why not."""
     done = story.stack.command("gate", version, "--against", against, "--json")
     if done.returncode not in (0, 3):  # 3: a rule did not pass
         raise TrainingError(f"understudy gate {version}: {done.stderr.strip()}")

@@ -61,21 +61,24 @@ def run(directory: Path, *, leave: bool, report_file: Path | None, seed: int, sa
 
 
 def _chapters(story: Story, began: float) -> None:
-    say = story.say
-    say("1/6  starting a real vLLM on the 4-bit base; meanwhile SFT on demonstrations of which 30 % are wrong")
+    def chapter(title: str) -> None:
+        spent = time.monotonic() - began
+        story.say(f"{title} (after {spent:.0f} s)" if spent >= 1 else title)
+
+    chapter("1/6  starting a real vLLM on the 4-bit base; meanwhile SFT on demonstrations of which 30 % are wrong")
     loading = InBackground(story.stack.start)
     chapters.train_sft(story)
-    loading.wait(say)
-    say(f"     ready {time.monotonic() - began:.0f} s after the start")
-    say("2/6  is it better than the base? evaluated as it serves, then the gate")
+    loading.wait(story.say)
+    story.tell(f"ready {time.monotonic() - began:.0f} s after the start")
+    chapter("2/6  is it better than the base? evaluated as it serves, then the gate")
     chapters.release_sft(story)
-    say("3/6  GRPO with a verifier continues it: RL can be better than what SFT was shown")
+    chapter("3/6  GRPO with a verifier continues it: RL can be better than what SFT was shown")
     chapters.train_grpo(story)
-    say("4/6  shadow, canary, A/B under simulated users who like right answers")
+    chapter("4/6  shadow, canary, A/B under simulated users who like right answers")
     chapters.promote_grpo(story)
-    say("5/6  GRPO on a reward that can be gamed: helpfulness, judged by its surface")
+    chapter("5/6  GRPO on a reward that can be gamed: helpfulness, judged by its surface")
     chapters.train_hacked(story)
-    say("6/6  somebody lets it through; the best automated reward of all meets users")
+    chapter("6/6  somebody lets it through; the best automated reward of all meets users")
     chapters.catch_hacked(story)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -14,16 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from adapters.errors import TrainingError
-from trainer.demo import world
 from trainer.demo.runs import write_run
 from trainer.demo.stack import ROOT, Stack
 from trainer.demo.tally import Tally
-
-HELD_OUT = 300  # prompts per accuracy figure
-MAX_TOKENS = 24
 
 Say = Callable[[str], None]
 
@@ -86,30 +79,6 @@ def last_metric(story: Story, kind: str, name: str) -> float:
         row = json.loads(line)
         found = float(row.get(name, found))
     return found
-
-
-def accuracy(story: Story, model: str) -> float:
-    """Strict exact match through the gateway at temperature 1, top_p 1, fixed prompts and seeds."""
-    return asyncio.run(_accuracy(story.stack, model))
-
-
-async def _accuracy(stack: Stack, model: str) -> float:
-    asked = world.examples(HELD_OUT, 7, "held_out")
-    limit = asyncio.Semaphore(16)
-
-    async def one(http: httpx.AsyncClient, index: int) -> bool:
-        messages = [{"role": "user", "content": asked[index].prompt}]
-        body = {"model": model, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 1, "top_p": 1}
-        async with limit:
-            answer = await http.post("/v1/chat/completions", json=body | {"seed": index})
-        if answer.status_code != 200:
-            raise TrainingError(f"the gateway answered {answer.status_code}: {answer.text}")
-        return world.correct(answer.json()["choices"][0]["message"]["content"], asked[index].answer)
-
-    headers = {"authorization": f"Bearer {stack.key}"}
-    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=120) as http:
-        right = await asyncio.gather(*(one(http, index) for index in range(HELD_OUT)))
-    return round(sum(right) / HELD_OUT, 3)
 
 
 class InBackground:
