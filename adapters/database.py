@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,8 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the schema to this code's, in one transaction. Safe when several processes do it at once."""
+        if self.schema() != head():
+            import_module("alembic.command")  # takes seconds on a slow machine: nobody should wait for us that long
         with file_lock(self._lock_file) if self._lock_file else nullcontext(), self.begin() as connection:
             if self.dialect == "postgresql":
                 connection.execute(select(sqlalchemy.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))

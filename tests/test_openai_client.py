@@ -187,7 +187,8 @@ async def answered_in_full(stack: Stack) -> float:
     for engine in stack.engines():
         uds = engine["url"].removeprefix("unix:") if engine["url"].startswith("unix:") else None
         base = "http://engine" if uds else engine["url"]
-        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=uds), base_url=base) as http:
+        transport = httpx.AsyncHTTPTransport(uds=uds)
+        async with httpx.AsyncClient(transport=transport, base_url=base, timeout=PATIENCE) as http:
             lines = (await http.get("/metrics")).text.splitlines()
         counts = [x for x in lines if x.startswith("vllm:request_success_total{") and 'finished_reason="length"' in x]
         assert counts, "the engine does not say why answers ended"
@@ -229,5 +230,6 @@ def test_feedback_on_an_answer(stack: Stack, client: openai.OpenAI) -> None:
     answer = chat(client, user="ann")
     given = {"response_id": answer.id, "score": 1, "kind": "thumb", "comment": "good"}
     headers = {"authorization": f"Bearer {stack.key}"}
-    assert httpx.post(f"{stack.url}/v1/feedback", json=given, headers=headers).status_code == 202
-    assert httpx.post(f"{stack.url}/v1/feedback", json=given | {"response_id": "x"}, headers=headers).status_code == 404
+    with httpx.Client(base_url=stack.url, headers=headers, timeout=PATIENCE) as http:
+        assert http.post("/v1/feedback", json=given).status_code == 202
+        assert http.post("/v1/feedback", json=given | {"response_id": "x"}).status_code == 404

@@ -14,7 +14,8 @@ from adapters.fleet_store import FleetStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot, to_json
 from deploy.bench import cpu
-from deploy.bench.processes import free_port, started, wait_ready
+from deploy.bench.processes import started, wait_ready
+from trainer.demo.stack import free_ports
 
 ROUTES = ("off", "audit", "prompt", "enforce")
 CONFIGURATION = """\
@@ -58,7 +59,7 @@ class Site:
 def site(folder: Path, *, real_guard: bool) -> Iterator[Site]:
     """Everything up. `real_guard`: `understudy guard` with the demo's checkpoint; else a stand-in."""
     cores = cpu.plan()
-    ports = {name: free_port() for name in ("engine", "guard", "gateway")}
+    ports = dict(zip(("engine", "guard", "gateway"), free_ports(3), strict=True))
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     config = folder / "understudy.toml"
     checkpoint = 16 if real_guard else 64  # its world's texts are short

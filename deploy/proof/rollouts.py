@@ -31,7 +31,14 @@ BEFORE = 6.0             # seconds of users before the rollout, at least: what s
 ENOUGH = 60              # answers by then
 SLOWER = 2.0             # an answer is slow that takes so many times what 95 % took before, or scenario.objective
 LONGEST = 300.0          # seconds a scenario may take
-GRADER = '[[rewards.grader]]\nname = "trainer.demo.graders:right"\nlabel = "right"\n'
+REWARDS = """\
+[[rewards.grader]]
+name = "trainer.demo.graders:right"
+label = "right"
+[rewards]
+port = {port}
+sample = 1.0
+"""
 
 
 def run_scenario(stack: Stack, scenario: Scenario, seed: int) -> dict[str, Any]:
@@ -104,7 +111,7 @@ def prove(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     print("making the adapters …", flush=True)
     adapters = make_adapters(Path(options.adapters) if options.adapters else folder / "adapters")
     wanted = [s for s in SCENARIOS if not options.only or s.name in options.only.split(",")]
-    rewards = f"{GRADER}[rewards]\nport = {free_ports(1)[0]}\nsample = 1.0\n"
+    rewards = REWARDS.format(port=free_ports(1)[0])
     seeds = [int(seed) for seed in options.seeds.split(",")]
     results = []
     if alone := [s for s in wanted if s.engines == 1]:

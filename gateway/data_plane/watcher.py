@@ -45,6 +45,7 @@ class SnapshotWatcher:
         self._glance = Glance(database)
         self._glancing: asyncio.TimerHandle | None = None
         self._news = threading.Event()  # or the end
+        self._told, self._read = 0, 0  # times that the loop saw news; as many of them as the thread has looked after
         self._stopped = False
         self._away = False  # the database could not be read
         self._thread: threading.Thread | None = None
@@ -76,8 +77,9 @@ class SnapshotWatcher:
         if self._away:
             return
         if self._glance.news():
+            self._told += 1
             self._news.set()
-        else:
+        elif self._read == self._told:  # it tells once: until the thread has read what is new, the state is old
             self.refreshed = time.monotonic()
 
     def _run(self) -> None:
@@ -87,8 +89,10 @@ class SnapshotWatcher:
             self._news.clear()
             if self._stopped:
                 return
+            told = self._told
             try:
                 self._look()
+                self._read = told
                 if self._away:
                     logger.info("the database is back")
                 self._away = False
@@ -108,12 +112,19 @@ class SnapshotWatcher:
             self._seen = (seen_snapshot, keys_revision)
             self._in_loop(0.0, self._on_keys, keys)
         if snapshot_id != seen_snapshot:
-            self._seen = (snapshot_id, keys_revision)
-            snapshot = self._fleet.latest()
-            if snapshot is not None:
-                self._seen = (snapshot.id, keys_revision)
-                self._in_loop(snapshot.effective_at - time.time(), self._on_snapshot, snapshot)
+            self._take(snapshot_id, keys_revision)
         self.refreshed = time.monotonic()
+
+    def _take(self, snapshot_id: int, keys_revision: int) -> None:
+        """Have the loop switch. What cannot be understood counts as seen, what could not be read does not."""
+        try:
+            snapshot = self._fleet.latest()
+        except (ValueError, KeyError, TypeError):
+            self._seen = (snapshot_id, keys_revision)
+            raise
+        self._seen = (snapshot.id if snapshot else snapshot_id, keys_revision)
+        if snapshot is not None:
+            self._in_loop(snapshot.effective_at - time.time(), self._on_snapshot, snapshot)
 
     def _in_loop(self, delay: float, call: Callable[[Any], None], value: object) -> None:
         """Run `call(value)` in the loop; at once when this is the loop's own thread and nothing is to be waited for."""

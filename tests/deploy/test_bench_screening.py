@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy.bench import screening
+from deploy.bench import screening, screening_site
 from deploy.bench.screening import Seen
 from deploy.bench.screening_site import site
 from deploy.bench.screening_texts import LEAST, _after_hazard, answers
@@ -17,9 +17,11 @@ async def test_the_guards_speed_shows_and_a_dead_guard_lets_nothing_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screening, "SLOWER", 1.0)  # more than a busy machine adds to what does not wait for the guard
+    patient = screening_site.CONFIGURATION.replace('timeout = "2s"', 'timeout = "60s"')  # a late verdict is none
+    monkeypatch.setattr(screening_site, "CONFIGURATION", patient)
     with site(tmp_path, real_guard=False) as place:
         async with screening.session_of(place) as session:
-            rows = await screening.first_tokens(session, 2)
+            rows = await screening.first_tokens(session, 3)  # one that the machine sleeps through is not the median
             by = {(row["guard"], row["mode"]): row for row in rows}
             assert by["slower", "prompt"]["p50"] >= screening.SLOWER > by["slower", "audit"]["p50"]
             states = await screening.unscreened(place, session, 0.2)

@@ -72,9 +72,9 @@ def test_a_router_that_cannot_be_installed_is_said(tmp_path, monkeypatch):
 @pytest.mark.long
 def test_a_small_run(tmp_path):
     out = tmp_path / "streams.json"
-    command = [sys.executable, "-m", "deploy.bench.streams", "--streams", "40", "--seconds", "1", "--rounds", "1"]
+    command = [sys.executable, "-m", "deploy.bench.streams", "--streams", "40", "--seconds", "4", "--rounds", "1"]
     command += ["--length", "1", "--slow", "10", "--idle", "100", "--out", str(out)]
-    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(out.read_text())
     assert found["pace"]["events_per_second"] > 100 and found["idle"]["answered_again"] == found["idle"]["asked_again"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,12 +152,12 @@ def test_several_candidates(cli, cleared, store, cli_database, cli_config):
 
 
 def test_watch_follows_it_to_its_end(cli, ramping, store, monkeypatch):
-    monkeypatch.setattr(cli_rollout_view, "REFRESH", 0.02)
     from gateway.rollout.operations import roll_back
 
-    timer = threading.Timer(0.3, lambda: roll_back(store, "support", actor="bob", reason="enough seen"))
-    timer.start()
+    def meanwhile(_seconds: float) -> None:  # between the first look and the next
+        roll_back(store, "support", actor="bob", reason="enough seen")
+
+    monkeypatch.setattr(cli_rollout_view, "time", SimpleNamespace(sleep=meanwhile))
     shown = good(cli("rollout", "status", "--watch"))
-    timer.join()
     assert "rolled_back" in shown and "enough seen" in shown
     assert "name the route to watch: no rollout is open" in failed(cli("rollout", "status", "--watch"))

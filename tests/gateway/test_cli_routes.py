@@ -20,7 +20,7 @@ from adapters.types import Holding, HoldingState
 from gateway import cli_routes
 from tests.support import tree
 from tests.support.commands import failed, good
-from tests.support.waiting import soon
+from tests.support.waiting import PATIENCE, soon
 
 
 def test_routes(cli, pushed):
@@ -50,7 +50,7 @@ class Controller(threading.Thread):
     def __init__(self, database, outcome):
         super().__init__(daemon=True)
         self.routes, self.fleet, self.outcome = RouteStore(database), FleetStore(database), outcome
-        self.stop = threading.Event()
+        self.stop, self.looked_at = threading.Event(), threading.Event()
 
     def run(self):
         self.fleet.acquire_lease(CONTROLLER_LEASE, "test", 60, time.time())
@@ -60,7 +60,7 @@ class Controller(threading.Thread):
                 self.routes.fail_target("support", "engine-0 refused it")
             elif route.target:
                 self.fleet.upsert_holding(Holding("engine-0", route.target, HoldingState.LOADING, "b", 0.0))
-                self.stop.wait(1.5)  # the command looks several times meanwhile
+                self.looked_at.wait(PATIENCE)  # by the command
                 route = self.routes.commit_target("support", 60, time.time())
             self.publish(route.version or "base@0123456789ab")
 
@@ -73,8 +73,16 @@ class Controller(threading.Thread):
 
 
 @pytest.fixture
-def controller(cli_database):
-    started = []
+def controller(cli_database, monkeypatch):
+    started, holdings = [], FleetStore.holdings
+
+    def looked_at(*args, **more):
+        found = holdings(*args, **more)
+        if found:
+            started[0].looked_at.set()
+        return found
+
+    monkeypatch.setattr(FleetStore, "holdings", looked_at)
 
     def start(outcome="switches"):
         started.append(Controller(cli_database, outcome))

@@ -16,6 +16,7 @@ from monitors.metrics import Recorder
 from monitors.metrics_server import MetricsServer, exposition, start_metrics_server
 from monitors.shared_values import SharedValues
 from tests.support.python import start_python
+from tests.support.waiting import PATIENCE
 
 HOSTILE = 'a"b\\c\nd{}=,#é💥'
 
@@ -47,7 +48,7 @@ def server(directory: Path) -> Iterator[MetricsServer]:
 def get(server: MetricsServer, path: str, **headers: str) -> tuple[int, str, str]:
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers["Content-Type"], error.read().decode()

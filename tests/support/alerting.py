@@ -23,6 +23,7 @@ from tests.support.peft import small_base
 from tests.support.ports import free_port
 from tests.support.serving import CHAT, ROOT, Gateway, serving
 from tests.support.traffic import quick_plan
+from tests.support.waiting import PATIENCE
 from tests.support.world import World
 
 CONTROLLER = "import typer; from gateway.cli_serve import controller_command as c; typer.run(c)"
@@ -54,7 +55,7 @@ class Plant:
         body = {"route": "r", "version": version, "plan": to_json(quick_plan(step=steps, breaker=10**6, **plan))}
         token = (self.gateway.data_dir / "operator.token").read_text().strip()
         headers = {"authorization": f"Bearer {token}"}
-        answer = httpx.post(f"http://{self.control}/api/v1/rollouts", json=body, headers=headers, timeout=20)
+        answer = httpx.post(f"http://{self.control}/api/v1/rollouts", json=body, headers=headers, timeout=PATIENCE)
         assert answer.status_code == 201, answer.text
         self.wait(lambda: self.rollout.phase is Phase.RAMP, "the candidate does not serve")
         self.wait(lambda: self.asked(version) > 0, "the candidate is not asked")

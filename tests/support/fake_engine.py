@@ -35,6 +35,7 @@ class Misbehaviour:
     elsewhere: dict[str, str] = field(default_factory=dict)            # listed with this root
     nan: set[str] = field(default_factory=set)                         # its logprobs, and all after it, are NaN
     slow: float = 0.0                                                  # seconds a load takes
+    held_up: set[str] = field(default_factory=set)                     # their loads take until they are taken out
     dead: bool = False                                                 # /health says 503
     hang: bool = False                                                 # nothing is answered
     garbage: bool = False                                              # /v1/completions without logprobs
@@ -185,7 +186,7 @@ class FakeEngine:
         self.most_loading = max(self.most_loading, self.loading)
         try:
             until = time.monotonic() + self.misbehave.slow
-            while self.misbehave.slow and time.monotonic() < until:
+            while name in self.misbehave.held_up or (self.misbehave.slow and time.monotonic() < until):
                 await asyncio.sleep(0.02)
         finally:
             self.loading -= 1

@@ -39,7 +39,7 @@ class GuardService:
 
     def wait_ready(self) -> GuardService:
         """Wait until the self-test has passed."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # torch, the weights and the self-test
         while time.monotonic() < deadline:
             assert self.process is not None and self.process.poll() is None, self.log.read_text()
             try:
@@ -66,4 +66,4 @@ class GuardService:
         """End what is left."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)

@@ -142,7 +142,7 @@ class Observed:
                 self.process.kill()
                 self.process.wait(10)
 
-    def until(self, true: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
+    def until(self, true: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
         """The first true value of `true`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

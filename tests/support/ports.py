@@ -9,7 +9,9 @@ import itertools
 import os
 import socket
 
-FIRST, EACH = 10_000, 2_500  # 2,500 ports for each of up to 8 test processes; clients get 32,768 and more
+# 1,250 ports for each of up to 8 test processes: below and above those of trainer.demo.stack.free_ports (15,000 to
+# 27,000). Clients get 32,768 and more.
+FIRST, EACH = (10_000, 27_000), 1_250
 _turns = itertools.count(os.getpid() * 37)  # where it begins differs between runs; no port comes again soon
 
 
@@ -17,7 +19,7 @@ def free_port() -> int:
     """A port on which nobody listens, and which no other test of this run gets."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
     for turn in itertools.islice(_turns, EACH):
-        port = FIRST + worker * EACH + turn % EACH
+        port = FIRST[worker // 4] + worker % 4 * EACH + turn % EACH
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from adapters import tables
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Shadow, Snapshot, Tester, to_json
 from tests.support.serving import BASE, OTHER, STABLE, Gateway, adopted
+from tests.support.waiting import PATIENCE
 
 
 def open_rollout(gateway: Gateway) -> int:
@@ -44,7 +45,7 @@ class Published:
             arms.insert(0, Arm(candidate, "candidate", OTHER, self.candidate, 0.0, share, names))
         shadow = None
         if mirror:
-            bounds = {"sample": 1.0, "concurrency": 4, "ceiling": 1000, "timeout": 5.0} | mirror
+            bounds = {"sample": 1.0, "concurrency": 4, "ceiling": 1000, "timeout": PATIENCE} | mirror
             mirrored = self.assignment(OTHER, "shadow", bounds["sample"])
             shadow = Shadow(mirrored, OTHER, self.candidate, names, **bounds)
         pinned_by_hand = tuple(Tester(u, self.assignment(OTHER, "tester", 1.0), "candidate") for u in testers)

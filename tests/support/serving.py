@@ -45,7 +45,8 @@ class Gateway:
         self.config.write_text(
             f'data_dir = "{self.data_dir}"\n{config}\n' + ("" if "[gateway]" in config else "[gateway]\n")
         )
-        overrides = {"PORT": self.port, "METRICS_PORT": self.metrics_port, "WORKERS": workers}
+        overrides: dict[str, Any] = {"PORT": self.port, "METRICS_PORT": self.metrics_port, "WORKERS": workers}
+        overrides["CONNECT_TIMEOUT"] = f"{PATIENCE:.0f}s"  # the tests' own engines may be slow to say hello
         self.environment = os.environ | {f"UNDERSTUDY_GATEWAY__{k}": str(v) for k, v in overrides.items()}
         self.environment |= {"PYTHONPATH": str(ROOT), "UNDERSTUDY_DATABASE__URL": url}
         self.log = directory / "serve.log"
@@ -86,7 +87,7 @@ class Gateway:
                 cwd="/",
                 start_new_session=True,
             )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + 2 * PATIENCE  # a process, and then its workers
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"serve ended with {self.process.returncode}: {self.log.read_text()}")
@@ -107,7 +108,7 @@ class Gateway:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
         self.database.close()
 
     def metric(self, name: str, **labels: str) -> float:
@@ -120,7 +121,7 @@ class Gateway:
         return now - max(self._values("understudy_route_snapshot_age_seconds", {}), default=now)
 
     def _values(self, name: str, labels: dict[str, str]) -> list[float]:
-        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=20).text
+        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=PATIENCE).text
         samples = (s for family in text_string_to_metric_families(text) for s in family.samples)
         return [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
 

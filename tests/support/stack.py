@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.proof.rollouts import REWARDS
 from tests.support.once import once
-from trainer.demo.stack import Stack, make_adapters, running_stack
+from trainer.demo.stack import Stack, free_ports, make_adapters, running_stack
 
-__all__ = ["Stack", "marker_adapters", "stack"]
+__all__ = ["Stack", "made", "marker_adapters", "stack"]
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,20 @@ def marker_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 
 
 @pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Path]) -> dict[str, Path]:
+    """One adapter of each kind on the demo base: "sft", "A:" and "B:"."""
+    from trainer.demo.adapters import make_adapter
+
+    with once(tmp_path_factory, "made") as folder:
+        sft = folder / "sft"
+        if not sft.exists():  # it appears whole
+            make_adapter(sft, "sft")
+    return {"sft": sft, "A:": marker_adapters["A"], "B:": marker_adapters["B"]}
+
+
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Path]) -> Iterator[Stack]:
-    """`understudy up` with one engine; `support` serves A, `other` serves B."""
-    with running_stack(tmp_path_factory.mktemp("stack"), marker_adapters) as running:
+    """`understudy up` with one engine; `support` serves A, `other` serves B; every answer is graded."""
+    rewards = REWARDS.format(port=free_ports(1)[0])
+    with running_stack(tmp_path_factory.mktemp("stack"), marker_adapters, more=rewards) as running:
         yield running

@@ -20,7 +20,7 @@ from adapters.rollout_store import RolloutStore
 from adapters.routes import RouteStore
 from adapters.snapshot import RouteState, Snapshot
 from adapters.types import Holding, Route
-from gateway.config import EngineSettings, Settings
+from gateway.config import ControlSettings, EngineSettings, Settings
 from gateway.control_plane.controller import Controller
 from gateway.control_plane.lease import Lease
 from gateway.control_plane.publish import Base
@@ -28,6 +28,7 @@ from gateway.control_plane.view import Stores
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_weights import record_probes
 from tests.support.peft import small_base, write_adapter
+from tests.support.waiting import PATIENCE
 
 
 @dataclass
@@ -38,6 +39,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class HeldLease(Lease):
+    """One that no slow machine loses: it runs out in the database only, by the clock that tests move."""
+
+    @property
+    def held(self) -> bool:
+        return self.epoch is not None
 
 
 @dataclass
@@ -51,6 +60,7 @@ class World:
     engines: list[FakeEngine]
     clock: Clock = field(default_factory=Clock)
     controllers: list[Controller] = field(default_factory=list)
+    lease: type[Lease] = Lease
 
     def __post_init__(self) -> None:
         artifacts = ArtifactStore(self.settings.artifacts, self.settings.data_dir)
@@ -84,7 +94,7 @@ class World:
 
     def follower(self, holder: str) -> Controller:
         """A controller that has not tried to lead yet."""
-        lease = Lease(self.fleet, holder, self.clock)
+        lease = self.lease(self.fleet, holder, self.clock)
         named = Base(self.base.version, "base")
         made = Controller(self.settings, self.stores, named, lease, clock=self.clock, monotonic=self.clock)
         self.controllers.append(made)
@@ -130,16 +140,25 @@ class World:
         return f"e{number}.sock"
 
 
+def impatient(controller: Controller) -> None:
+    """From now on its ticks wait only a moment for engines; what takes longer goes on beside them."""
+    controller._interval = 0.2
+
+
 @contextlib.asynccontextmanager
 async def open_world(
     folder: Path, database: Database, data_dir: Path, engines: int = 1, **engine: int
 ) -> AsyncIterator[World]:
-    """A World with this many started engines; `engine`: further settings of [engine]."""
+    """A World with this many started engines; `engine`: further settings of [engine].
+
+    A tick waits for every engine, however slow the machine is: tests of slow engines make their controller `impatient`.
+    """
     started = [FakeEngine(folder / f"e{number}.sock").start() for number in range(engines)]
     settings = Settings(
-        data_dir=data_dir, engine=EngineSettings(managed=False, urls=tuple(e.url for e in started), **engine)
+        data_dir=data_dir, engine=EngineSettings(managed=False, urls=tuple(e.url for e in started), **engine),
+        control=ControlSettings(interval=f"{PATIENCE:.0f}s"),
     )
-    world = World(folder, settings, database, small_base(folder / "base"), started)
+    world = World(folder, settings, database, small_base(folder / "base"), started, lease=HeldLease)
     try:
         yield world
     finally:

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from tests.support.engine import RealEngine
-from tests.support.once import once
 
 
 class Engine:
@@ -68,18 +67,6 @@ def engine(real_engine: RealEngine) -> Iterator[Engine]:
     found = Engine(real_engine.url)
     yield found
     found.unload_all()
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Path]) -> dict[str, Path]:
-    """One adapter of each kind on the demo base: "sft", "A:" and "B:"."""
-    from trainer.demo.adapters import make_adapter
-
-    with once(tmp_path_factory, "made") as folder:
-        sft = folder / "sft"
-        if not sft.exists():  # it appears whole
-            make_adapter(sft, "sft")
-    return {"sft": sft, "A:": marker_adapters["A"], "B:": marker_adapters["B"]}
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import EngineRefused, EngineUnavailable, TrainingError
+from tests.support.waiting import PATIENCE
 from trainer.completions import EngineSampler, GapAlarm
 from trainer.engine_client import Engine, check_engine
 from trainer.rl_settings import CompletionsSettings
@@ -194,7 +195,7 @@ def test_an_engine_that_is_away(server):
 def test_an_engine_that_hangs_is_not_waited_for(server):
     quick = Engine(CompletionsSettings(source="vllm", url=server.url, timeout=0.2))
     wait = threading.Event()
-    server.respond = lambda path, body: (wait.wait(5), (200, {}))[1]
+    server.respond = lambda path, body: (wait.wait(PATIENCE), (200, {}))[1]
     with pytest.raises(EngineUnavailable, match=r"within 0\.2 s"):
         quick.complete({})
     wait.set()

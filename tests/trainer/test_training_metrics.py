@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from adapters.errors import ConfigError
 from monitors import conventions as c
 from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE
 from trainer.training_metrics import FILE, TrainingMetrics
 
 
@@ -51,7 +52,7 @@ def test_a_port_serves_the_same_numbers(tmp_path):
     metrics = TrainingMetrics(tmp_path, run="support-1", algorithm="grpo", port=port)
     try:
         metrics.logged(LOGS)
-        served = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        served = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).text
         assert values(served) == values((tmp_path / FILE).read_text())
         with pytest.raises(ConfigError, match=f"health.metrics_port {port} cannot be opened"):
             TrainingMetrics(tmp_path, run="other", algorithm="grpo", port=port)

@@ -173,9 +173,11 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(directory: Path, adapters: dict[str, Path], replicas: int = 1, workers: int = 1) -> Iterator[Stack]:
+def running_stack(
+    directory: Path, adapters: dict[str, Path], replicas: int = 1, workers: int = 1, more: str = ""
+) -> Iterator[Stack]:
     """Adapters A and B are pushed to `support`, B to `other` as well; `support` serves A."""
-    stack = Stack(directory, replicas, workers)
+    stack = Stack(directory, replicas, workers, more=more)
     try:
         stack.push("A", adapters["A"], "support")
         stack.push("B", adapters["B"], "support")

@@ -17,13 +17,20 @@ from tests.support.engine import RealEngine
 
 
 class Streams:
-    """Answers each request with an event of two tokens every few milliseconds; knows how many came at once."""
+    """Answers each request with an event of two tokens every few milliseconds; knows how many came at once.
+
+    As a clock it goes by its events, so that no time passes while the machine does something else.
+    """
 
     def __init__(self, status: bytes = b"200 OK", event: str = "") -> None:
         self.now = self.most = 0
+        self.events = 0
         self.bodies: list[dict] = []
         self._status = status
         self._event = event or json.dumps({"choices": [{"index": 0, "text": "ab", "token_ids": [5, 6]}]})
+
+    def monotonic(self) -> float:
+        return self.events * 0.002
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -34,6 +41,7 @@ class Streams:
         try:
             writer.write(b"HTTP/1.1 %b\r\nconnection: close\r\n\r\n" % self._status)
             for _ in range(self.bodies[-1]["max_tokens"] // 2):
+                self.events += 1
                 writer.write(f"data: {self._event}\n\n".encode())
                 await writer.drain()
                 await asyncio.sleep(0.002)
@@ -50,8 +58,9 @@ class Streams:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_each_step_has_its_concurrency_and_counts_tokens():
+async def test_each_step_has_its_concurrency_and_counts_tokens(monkeypatch):
     engine, heard = Streams(), []
+    monkeypatch.setattr(module, "time", engine)
     async with engine.serving() as url:
         points = await measure(Load(url, "m", 7, 6, seconds=1.0), (1, 3), heard.append)
     assert [point.concurrency for point in points] == [1, 3] and heard == points
@@ -68,6 +77,7 @@ async def test_each_step_has_its_concurrency_and_counts_tokens():
 async def test_every_token_is_counted_but_those_of_answers_given_up(monkeypatch):
     monkeypatch.setattr(module, "WARM", 0.0)
     engine = Streams()
+    monkeypatch.setattr(module, "time", engine)
     async with engine.serving() as url:
         (point,) = await measure(Load(url, "m", 7, 6, seconds=1.0), (3,))
     assert 6 * (len(engine.bodies) - 3) <= round(point.tokens_per_second) <= 6 * len(engine.bodies)

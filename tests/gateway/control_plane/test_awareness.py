@@ -11,6 +11,7 @@ from adapters.errors import DatabaseError
 from adapters.fleet_store import FleetStore
 from gateway.control_plane import awareness
 from gateway.control_plane.awareness import Awareness
+from tests.support.waiting import soon
 
 
 def change(database):
@@ -51,4 +52,4 @@ def test_the_thread_tells_and_ends(database: Database, monkeypatch: pytest.Monke
             break
     assert told.is_set()
     watch.stop()
-    assert not watch._thread.is_alive()
+    soon(lambda: not watch._thread.is_alive())

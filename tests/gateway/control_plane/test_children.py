@@ -11,6 +11,8 @@ import pytest
 
 from gateway.control_plane.children import Child, ChildFailed
 from gateway.engines.backoff import Backoff
+from tests.gateway.control_plane.test_up import alive
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ async def child(tmp_path: Path, said):
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition, patience: float = 60.0) -> None:
+async def until(condition, patience: float = 3 * PATIENCE) -> None:  # several Pythons start, one after the other
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline
@@ -114,4 +116,4 @@ async def test_it_does_not_outlive_its_supervisor(tmp_path):
     pid = int(await process.stdout.readline())
     process.kill()
     await process.wait()
-    await until(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text())
+    await until(lambda: not alive([pid]))

@@ -10,7 +10,7 @@ from adapters.errors import Conflict, DatabaseError
 from adapters.types import Stage
 from gateway.engines.client import EngineClient
 from tests.support.waiting import PATIENCE
-from tests.support.world import World
+from tests.support.world import World, impatient
 
 
 @pytest.mark.parametrize("how", ["ignore", "wrong", "refuse", "unlisted", "elsewhere"])
@@ -92,12 +92,16 @@ async def test_a_restarted_engine_gets_no_requests_for_what_it_does_not_hold(wor
     version = world.push()
     controller = await world.controller()
     await world.serve(controller, version)
-    world.engines[1].misbehave.slow = 60.0
+    impatient(controller)
+    world.engines[1].misbehave.held_up.add(version)
     world.engines[1].restart()
-    await world.ticks(controller, 2)
+    async with asyncio.timeout(PATIENCE):
+        while not world.engines[1].loading:  # so the restart has been noticed
+            await world.ticks(controller, 1)
+    await world.ticks(controller, 1)
     assert world.published().arms[0].replicas == ("e0.sock",)
     assert {endpoint.name for endpoint in world.snapshot().endpoints} == {"e0.sock", "e1.sock"}
-    world.engines[1].misbehave.slow = 0.0
+    world.engines[1].misbehave.held_up.clear()
     async with asyncio.timeout(PATIENCE):
         while world.published().arms[0].replicas != ("e0.sock", "e1.sock"):
             await asyncio.sleep(0.02)
@@ -127,14 +131,16 @@ async def test_a_slow_replica_does_not_hold_up_the_others(world_of, monkeypatch)
     first, second = world.push(seed=1), world.push(seed=2)
     controller = await world.controller()
     await world.serve(controller, first)
+    impatient(controller)
     world.engines[1].misbehave.hang = True
     world.clock.now += 10.0
     await controller.lease.refresh()
     await asyncio.wait_for(world.ticks(controller, 3), PATIENCE)
     assert "e0.sock" in [endpoint.name for endpoint in world.snapshot().endpoints]
     world.engines[0].restart()
-    await asyncio.wait_for(world.ticks(controller, 3), PATIENCE)
-    assert "e0.sock" in world.published().arms[0].replicas
+    async with asyncio.timeout(PATIENCE):
+        while world.engines[0].loads(first) < 2 or "e0.sock" not in world.published().arms[0].replicas:
+            await world.ticks(controller, 1)
     world.engines[1].misbehave.hang = False
     assert world.registry.get(second).stage is Stage.CANDIDATE
 
@@ -228,7 +234,7 @@ async def test_a_bug_ends_the_controller_and_lets_another_lead(world: World, mon
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(controller, "tick", broken)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(RuntimeError, match="a bug"):
             await controller.run(asyncio.Event())
     assert not controller.lease.held

@@ -21,7 +21,14 @@ from gateway.engines.local import LocalEngine, write_state
 from tests.support.fake_engine import FakeEngine, fake_engine
 from tests.support.peft import small_base
 from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE
 from tests.support.world import World
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines of these tests are threads of this process: they answer when the machine lets them."""
+    monkeypatch.setattr(doctor_engines, "_PATIENCE", PATIENCE)
 
 
 @pytest.fixture

@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 
 from gateway.config import RouteSettings, Settings
+from gateway.control_plane import doctor_guard
 from gateway.control_plane.doctor_guard import check_guard
 from gateway.control_plane.findings import Finding
 from gateway.screening_settings import ScreeningSettings
 from tests.support.ports import free_port
 from tests.support.scripted_http import scripted
+from tests.support.waiting import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted guard is a thread of this process: it answers when the machine lets it."""
+    monkeypatch.setattr(doctor_guard, "_PATIENCE", PATIENCE)
 
 
 def found(url: str, **options: Any) -> list[Finding]:

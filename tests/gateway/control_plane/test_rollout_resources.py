@@ -17,6 +17,7 @@ from gateway.control_plane.resources import Services
 from gateway.rollout.plan import to_json
 from tests.support.rolling import pass_time, serving, until
 from tests.support.traffic import begin, clear, quick_plan
+from tests.support.waiting import PATIENCE
 from tests.support.world import World
 
 TOKEN = "the operator's token"
@@ -168,8 +169,10 @@ async def served(app):
 async def test_events_stream_as_they_happen(api: Api):
     made = await api.start()
     kinds = []
-    async with served(api.app) as url, httpx.AsyncClient(headers={"authorization": f"Bearer {TOKEN}"}) as http:
-        async with asyncio.timeout(20), http.stream("GET", f"{url}/api/v1/rollouts/{made['id']}/events") as answer:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with served(api.app) as url, httpx.AsyncClient(headers=headers, timeout=PATIENCE) as http:
+        events = f"{url}/api/v1/rollouts/{made['id']}/events"
+        async with asyncio.timeout(PATIENCE), http.stream("GET", events) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             async for line in answer.aiter_lines():
                 if line.startswith("event: "):
@@ -181,7 +184,7 @@ async def test_events_stream_as_they_happen(api: Api):
                         await api("PATCH", f"/rollouts/{made['id']}", body)
                 elif line.startswith("data: "):
                     json.loads(line.removeprefix("data: "))
-        later = await http.get(f"{url}/api/v1/rollouts/{made['id']}/events?after=2")
+        later = await http.get(f"{events}?after=2")
         missing = await http.get(f"{url}/api/v1/rollouts/99/events")
     assert kinds == ["started", "moved", "rolled_back", "end"]
     assert "event: moved" not in later.text and "event: rolled_back" in later.text

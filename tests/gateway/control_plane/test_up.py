@@ -19,6 +19,9 @@ from tests.support.fake_engine import FakeEngine, fake_engine
 from tests.support.peft import small_base
 from tests.support.ports import free_port
 from tests.support.python import ROOT
+from tests.support.waiting import PATIENCE, soon
+
+LONG = 4 * PATIENCE  # a command, its children and their workers each begin with a Python that imports everything
 
 
 class Up:
@@ -44,7 +47,7 @@ class Up:
             )  # fmt: skip
         return self
 
-    def wait_for(self, text: str, patience: float = 90.0) -> str:
+    def wait_for(self, text: str, patience: float = LONG) -> str:
         deadline = time.monotonic() + patience
         while text not in (said := self.log.read_text()):
             assert time.monotonic() < deadline and self.process.poll() is None, said
@@ -59,7 +62,7 @@ class Up:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(30)
+                self.process.wait(PATIENCE)
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(10)
@@ -78,6 +81,10 @@ def up(tmp_path: Path, engine: FakeEngine):
     made.close()
 
 
+def get(url: str, **options) -> httpx.Response:
+    return httpx.get(url, timeout=PATIENCE, **options)
+
+
 def alive(pids: list[int]) -> list[int]:
     found = []
     for pid in pids:
@@ -92,17 +99,19 @@ def test_it_starts_says_where_and_stops_in_order(up: Up, engine: FakeEngine):
     gateway, _, control = (f"http://127.0.0.1:{port}" for port in up.ports)
     assert f"OpenAI API    {gateway}/v1" in said and f"operator API  {control}" in said
     assert '"model": "support"' in said
-    assert httpx.get(f"{gateway}/readyz").status_code == 200
+    assert get(f"{gateway}/readyz").status_code == 200
     token = (up.config.parent / "data" / "operator.token").read_text().strip()
     headers = {"authorization": f"Bearer {token}"}
-    (listed,) = httpx.get(f"{control}/api/v1/engines", headers=headers).json()["engines"]
-    assert listed["up"] and listed["url"] == engine.url
-    metrics = httpx.get(f"{control}/metrics").text
-    assert 'understudy_engine_up{engine="e.sock"} 1.0' in metrics and "understudy_route_snapshot_age" in metrics
+    # The controller writes these down after the snapshot that made the workers ready.
+    engines = f"{control}/api/v1/engines"
+    (listed,) = soon(lambda: [one for one in get(engines, headers=headers).json()["engines"] if one["up"]])
+    assert listed["url"] == engine.url
+    soon(lambda: 'understudy_engine_up{engine="e.sock"} 1.0' in get(f"{control}/metrics").text)
+    assert "understudy_route_snapshot_age" in get(f"{control}/metrics").text
     children = up.children()
     assert len(children) == 2
     up.process.terminate()
-    assert up.process.wait(40) == 0
+    assert up.process.wait(2 * PATIENCE) == 0
     assert alive(children) == [] and up.log.read_text().endswith("everything has stopped\n")
     assert "Traceback" not in up.log.read_text()
 
@@ -113,7 +122,7 @@ def test_a_child_that_dies_is_started_again(up: Up):
         (pid,) = [p for p in up.children() if f"\0{name}\0" in Path(f"/proc/{p}/cmdline").read_text()]
         os.kill(pid, signal.SIGKILL)
         up.wait_for(f"{name:<10} | ended with status -9; starting again")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LONG
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             answers = [httpx.get(f"http://127.0.0.1:{up.ports[n]}/readyz").status_code for n in (0, 2)]
@@ -154,7 +163,7 @@ def test_a_port_in_use_ends_everything_with_one_line(up: Up, number, setting):
     other = http.server.ThreadingHTTPServer(("127.0.0.1", up.ports[number]), Answering)
     threading.Thread(target=other.serve_forever, daemon=True).start()
     try:
-        assert up.start().process.wait(60) == 1
+        assert up.start().process.wait(LONG) == 1
     finally:
         other.shutdown()
         other.server_close()
@@ -174,25 +183,21 @@ def fill(folder: Path) -> Path:
 def test_a_full_disk_is_one_line_and_nothing_is_lost(up: Up, small_disk: Path):
     up.config.write_text(up.config.read_text().replace('data_dir = "data"', f'data_dir = "{small_disk}/data"'))
     filler = fill(small_disk)
-    assert up.start().process.wait(60) == 1
+    assert up.start().process.wait(LONG) == 1
     assert "full" in up.log.read_text().strip().splitlines()[-1] and "internal error" not in up.log.read_text()
     filler.unlink()
     up.start().wait_for("try: curl")
     filler = fill(small_disk)
     up.wait_for("the disk is full")
-    assert httpx.get(f"http://127.0.0.1:{up.ports[0]}/readyz").status_code == 200  # workers serve on
+    assert get(f"http://127.0.0.1:{up.ports[0]}/readyz").status_code == 200  # workers serve on
     filler.unlink()
-    deadline = time.monotonic() + 60
-    ready = f"http://127.0.0.1:{up.ports[2]}/readyz"
-    while httpx.get(ready).status_code != 200 or not httpx.get(ready).json()["leads"]:
-        assert time.monotonic() < deadline, up.log.read_text()
-        time.sleep(0.1)
+    soon(lambda: get(f"http://127.0.0.1:{up.ports[2]}/readyz").json().get("leads"))
     assert "starting again" not in up.log.read_text()
 
 
 def test_a_wrong_setting_ends_it_before_anything_starts(up: Up):
     up.config.write_text("[gatway]\nport = 1\n")
-    assert up.start().process.wait(60) == 1
+    assert up.start().process.wait(LONG) == 1
     assert up.log.read_text().strip().endswith("unknown key 'gatway'; the nearest known one is 'gateway'")
 
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.gateway.control_plane.test_up import Up, alive
+from tests.gateway.control_plane.test_up import LONG, Up, alive, get
 from tests.support.fake_engine import fake_engine
 from tests.support.ports import free_port
+from tests.support.waiting import soon
 
 
 def eventually_ready(url: str) -> None:
-    deadline = time.monotonic() + 90
-    while httpx.get(url).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    soon(lambda: get(url).status_code == 200, LONG)
 
 
 def reason(up: Up, prompt: str) -> str:
     """Why the base's answer ended."""
     body = {"model": "base", "messages": [{"role": "user", "content": prompt}]}
-    answer = httpx.post(f"http://127.0.0.1:{up.ports[0]}/v1/chat/completions", json=body, timeout=90)
+    answer = httpx.post(f"http://127.0.0.1:{up.ports[0]}/v1/chat/completions", json=body, timeout=LONG)
     return str(answer.json()["choices"][0]["finish_reason"])
 
 
@@ -35,7 +32,7 @@ def test_the_guard_is_one_of_its_processes(tmp_path: Path):
         try:
             up.start().wait_for("ready after")
             up.wait_for(f"guard         http://127.0.0.1:{port}/v1/screen")
-            assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+            assert get(f"http://127.0.0.1:{port}/healthz").status_code == 200
             children = up.children()
             assert len(children) == 3
             eventually_ready(f"http://127.0.0.1:{port}/readyz")

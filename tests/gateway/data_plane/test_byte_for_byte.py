@@ -16,6 +16,7 @@ import pytest
 from gateway.data_plane.endpoints import ENDPOINTS
 from tests.support.raw_http import Answer, Wire, again, engine, post, wire
 from tests.support.serving import SSE_HEAD, STABLE, Asked, Gateway, http_chunk, json_answer, routed
+from tests.support.waiting import PATIENCE
 
 PATHS = list(ENDPOINTS)
 CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS = PATHS
@@ -276,7 +277,7 @@ async def test_events_leave_as_they_come_whatever_ends_their_lines(gateway: Gate
     async with engine(script) as (url, _, _):
         await routed(gateway, {"e0": url})
         for fields in (b"", b',"crlf":1'):
-            async with wire(gateway) as connection, asyncio.timeout(20):
+            async with wire(gateway) as connection, asyncio.timeout(PATIENCE):
                 connection.send(post(b'{"model":"support","stream":true%b}' % fields))
                 for number in range(5):
                     await connection.reader.readuntil(b'"content":"%d"}}]}' % number)

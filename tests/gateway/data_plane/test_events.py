@@ -16,7 +16,7 @@ from gateway.data_plane import events
 from gateway.data_plane.events import EventWriter
 from monitors.conventions import EventKind
 from tests.support.python import kill, start_python
-from tests.support.waiting import soon
+from tests.support.waiting import PATIENCE, soon
 
 
 def response(number: int = 0, **changes: Any) -> tuple[Any, ...]:
@@ -153,11 +153,12 @@ def test_while_the_database_is_away_rows_wait_and_then_arrive_once(monkeypatch: 
     assert not drops
 
 
-def test_memory_is_bounded_and_every_drop_is_counted_by_kind() -> None:
+def test_memory_is_bounded_and_every_drop_is_counted_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     store, drops = Store(), Drops()
     store.away.set()
     writer = EventWriter(store, drops, capacity=100)
-    soon(lambda: not writer._stop.is_set())
+    join = writer._thread.join
+    monkeypatch.setattr(writer._thread, "join", lambda _seconds: join(PATIENCE))  # it may be scheduled late
     accepted = 0
     for number in range(1000):
         writer.response(response(number))

@@ -70,16 +70,15 @@ async def test_answers_of_a_rollout_are_measured_and_graded(tmp_path: Path) -> N
             await ask(gateway, 10, messages=[{"role": "user", "content": "marker-of-the-prompt"}])
             await ask(gateway, 10, stream=True)
             await eventually(lambda: _count(rows(gateway, tables.scores), "reward.exact") == 20)
-            answers = {r["response_id"]: r for r in rows(gateway, tables.responses)}
-            shadows = [r for r in answers.values() if r["flags"] & Flag.SHADOW]
-            await eventually(lambda: _count(rows(gateway, tables.shadow_pairs), "reward.exact") == len(shadows))
+            answers, shadows = await eventually(lambda: _all_answers(gateway, 20))
+            await eventually(lambda: _count(rows(gateway, tables.shadow_pairs), "reward.exact") == shadows)
             stored, pairs = rows(gateway, tables.scores), rows(gateway, tables.shadow_pairs)
             versions = {a["id"]: a["version"] for a in rows(gateway, tables.assignments)}
             labels = {"route": "support", "version": OTHER}
             await eventually(lambda: gateway.metric("understudy_response_duplicate_ngram_ratio_sum", **labels) > 1)
             assert gateway.metric("understudy_response_compression_ratio_count", version=STABLE) > 0
             exact = {"arm": "stable", "grader": "exact", "version": STABLE}
-            assert gateway.metric("understudy_reward_score_sum", **exact) > 0
+            await eventually(lambda: gateway.metric("understudy_reward_score_sum", **exact) > 0)
             assert gateway.metric("understudy_events_dropped_total") == 0
             assert gateway.stop() == 0
     by_version = {v: [s for s in stored if versions[s["assignment"]] == v] for v in (STABLE, OTHER)}
@@ -93,6 +92,15 @@ async def test_answers_of_a_rollout_are_measured_and_graded(tmp_path: Path) -> N
     for path in [*gateway.data_dir.rglob("*"), gateway.log]:
         if path.is_file():
             assert b"marker-of-the-" not in path.read_bytes(), path
+
+
+def _all_answers(gateway: Any, users: int) -> tuple[dict[str, Any], int] | None:
+    """The records by id, and how many are the shadow's, once those are there that must be: it gets stable's prompts."""
+    versions = {a["id"]: a["version"] for a in rows(gateway, tables.assignments)}
+    found = rows(gateway, tables.responses)
+    own = [r for r in found if not r["flags"] & Flag.SHADOW]
+    shadows = sum(versions[r["assignment"]] == STABLE for r in own)
+    return ({r["response_id"]: r for r in found}, shadows) if len(own) == users == len(found) - shadows else None
 
 
 def _count(found: list[dict[str, Any]], metric: str) -> int:

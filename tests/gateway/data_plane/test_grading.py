@@ -13,7 +13,7 @@ from gateway.data_plane import grading
 from gateway.data_plane.grading import Grading, Job, Text, read_scores
 from monitors.rewards.http_client import Client
 from tests.support.serving import Asked, json_answer, scripted_engine
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Service:
@@ -45,7 +45,7 @@ def text(completion: str) -> Text:
 
 
 def client(url: str, attempts: int = 4) -> Client:
-    return Client("production", url, timeout=5.0, key="secret", attempts=attempts)
+    return Client("production", url, timeout=PATIENCE, key="secret", attempts=attempts)
 
 
 async def test_jobs_are_scored_in_batches_and_missing_scores_are_missing() -> None:

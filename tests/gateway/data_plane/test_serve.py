@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.ports import free_port
+from tests.support.raw_http import wire
 from tests.support.serving import (
     ASK,
     CHAT,
@@ -53,13 +55,15 @@ async def test_an_answer_and_its_headers(gateway: Gateway) -> None:
             "content-type": "application/json", "authorization": "Bearer anything", "x-request-id": "mine-1",
             "x-data-parallel-rank": "3", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         }  # fmt: skip
+        begun = asyncio.get_running_loop().time()
         answer = await http.post(CHAT, content=body, headers=headers)
+        took = asyncio.get_running_loop().time() - begun
         assert answer.status_code == 200
         assert answer.json()["model"] == "support"
         assert answer.headers["x-understudy-version"] == STABLE
         assert answer.headers["x-understudy-route"] == "support"
         assert answer.headers["x-request-id"] == "mine-1"
-        assert 0 <= float(answer.headers["x-understudy-overhead-ms"]) < 1000
+        assert 0 <= float(answer.headers["x-understudy-overhead-ms"]) <= took * 1000
         minted = answer.json()["id"].removeprefix("chatcmpl-")
         asked = seen[0]
         assert asked.body == body.replace(b'"support"', f'"{STABLE}"'.encode())
@@ -81,7 +85,9 @@ async def test_a_stream_is_restamped_and_the_extra_usage_removed(fresh: Gateway)
             assert ("usage" in chunks[-1]) is asked_for
             assert "".join(c["choices"][0]["delta"]["content"] for c in chunks if c["choices"]) == "hello"
         output = {"route": "support", "version": STABLE, "type": "output"}
-        assert await eventually(lambda: fresh.metric("understudy_tokens_total", **output)) == 4.0
+        counted = partial(fresh.metric, "understudy_tokens_total", **output)
+        await eventually(lambda: counted() >= 4.0)  # the second answer is counted once it has left
+        assert counted() == 4.0
 
 
 @pytest.mark.parametrize(
@@ -116,16 +122,17 @@ async def test_refusals_are_enveloped(
 
 
 async def test_a_client_that_will_not_stop_sending_still_reads_its_refusal(gateway: Gateway) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n" % CHAT.encode())
-    for _ in range(200):
-        writer.write(b"x" * 100_000)
-        await asyncio.sleep(0.001)
-    answer = await asyncio.wait_for(reader.read(), PATIENCE)
+    """It reads while it sends: on a slow machine that takes longer than a gateway listens to whom it has refused."""
+    async with wire(gateway) as connection:
+        reading = asyncio.create_task(connection.rest())
+        connection.send(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n" % CHAT.encode())
+        for _ in range(200):
+            connection.send(b"x" * 100_000)
+            await asyncio.sleep(0.001)
+        answer = await reading
     assert (
         answer.startswith(b"HTTP/1.1 413 ") and b"body_too_large" in answer and b"connection: close" in answer.lower()
     )
-    writer.close()
 
 
 async def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
@@ -183,11 +190,15 @@ async def test_chunked_bodies_old_clients_and_expect(gateway: Gateway) -> None:
 
 
 async def test_without_engines_503_says_when_to_come_back(gateway: Gateway) -> None:
-    async with client(gateway) as http:
-        answer = await http.post(CHAT, json=ASK)
-        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
-        assert (await http.get("/readyz")).status_code == 503
-        assert (await http.get("/healthz")).status_code == 200
+    for engines in ({}, {"gone": f"http://127.0.0.1:{free_port()}"}):
+        async with client(gateway) as http, asyncio.timeout(PATIENCE):
+            await routed(gateway, engines)
+            while True:
+                answer = await http.post(CHAT, json=ASK)
+                assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+                if (await http.get("/readyz")).status_code == 503:  # a lost engine is passed over for moments only
+                    break
+            assert (await http.get("/healthz")).status_code == 200
 
 
 async def test_engine_errors_are_translated(gateway: Gateway) -> None:

@@ -28,7 +28,7 @@ from tests.support.serving import (
     scripted_engine,
     serving,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 LONG = "the cat sat on the mat " * 12
 
@@ -59,7 +59,7 @@ async def answers(asked: Asked, writer: asyncio.StreamWriter) -> None:
 
 
 async def never(asked: Asked, writer: asyncio.StreamWriter) -> None:
-    await asyncio.wait_for(asked.reader.read(1), 30)  # until the gateway gives up and closes the connection
+    await asked.reader.read(1)  # until the gateway gives up and closes the connection
     raise ConnectionError
 
 
@@ -90,6 +90,7 @@ async def test_the_candidate_answers_the_same_prompts_and_the_pairs_are_compared
             assert await ask(gateway, 4) == [200] * 4
             assert await ask(gateway, 2, stream=True, n=1, seed=7) == [200] * 2
             await eventually(lambda: len({p["response_id"] for p in rows(gateway, tables.shadow_pairs)}) == 6)
+            await eventually(lambda: len(rows(gateway, tables.responses)) == 12)  # pairs may be written before
             pairs = rows(gateway, tables.shadow_pairs)
             shadows = [r for r in rows(gateway, tables.responses) if r["flags"] & Flag.SHADOW]
             users = {r["response_id"]: r for r in rows(gateway, tables.responses) if not r["flags"] & Flag.SHADOW}
@@ -119,7 +120,7 @@ async def test_a_bad_candidate_cannot_hurt_users(tmp_path: Path, candidate: Any,
         with serving(tmp_path) as gateway:
             gateway.start()
             published = Published(gateway, {"e0": url})
-            timeout = 0.3 if candidate is never else 20.0  # a slow machine must not make the others late too
+            timeout = 0.3 if candidate is never else PATIENCE  # a slow machine must not make the others late too
             published.publish(0.0, sample=1.0, concurrency=2, timeout=timeout)
             await published.settled()
             assert await ask(gateway, 14) == [200] * 14
@@ -129,7 +130,8 @@ async def test_a_bad_candidate_cannot_hurt_users(tmp_path: Path, candidate: Any,
     assert counted[outcome] >= 2 and "ok" not in counted
     assert engine.most <= 2 or candidate is never  # of the end of a cancelled one the engine hears later
     assert len(bad) >= counted[outcome] and all(r["status"] >= 500 for r in bad)
-    assert not any(r["flags"] & Flag.ENGINE_DOWN for r in bad)  # the engine serves stable: it is the candidate
+    # The engine serves stable: it is the candidate. A worker that stood still while it looked takes any for gone.
+    assert sum(bool(r["flags"] & Flag.ENGINE_DOWN) for r in bad) <= (2 if candidate is hangs_up else 0)
     assert all(bool(r["flags"] & Flag.NON_FINITE) == (candidate is fails) for r in bad)
 
 
@@ -148,13 +150,14 @@ async def test_above_the_ceiling_nothing_is_mirrored_and_a_full_queue_drops(tmp_
         with serving(tmp_path) as gateway:
             gateway.start()
             published = Published(gateway, {"e0": url})
-            published.publish(0.0, sample=1.0, concurrency=1, timeout=30.0)
+            published.publish(0.0, sample=1.0, concurrency=1, timeout=600.0)
             await published.settled()
             await ask(gateway, 8)
             await eventually(lambda: engine.under_way == 1)
             dropped, shed = (partial(gateway.metric, "understudy_shadow_total", outcome=o) for o in ("dropped", "shed"))
-            assert await eventually(dropped) == 8 - 1 - shadow_module.WAITING
-            published.publish(0.0, sample=1.0, concurrency=1, ceiling=0, timeout=30.0)
+            await eventually(lambda: dropped() >= 8 - 1 - shadow_module.WAITING)
+            assert dropped() == 8 - 1 - shadow_module.WAITING
+            published.publish(0.0, sample=1.0, concurrency=1, ceiling=0, timeout=600.0)
             await published.settled()
             # What is under way is given up too, and the candidate's connection closed.
             await eventually(lambda: engine.under_way == 0)
@@ -169,7 +172,7 @@ async def test_when_the_rollout_ends_its_shadow_ends(tmp_path: Path) -> None:
         with serving(tmp_path) as gateway:
             gateway.start()
             published = Published(gateway, {"e0": url})
-            published.publish(0.0, sample=1.0, concurrency=3, timeout=30.0)
+            published.publish(0.0, sample=1.0, concurrency=3, timeout=600.0)
             await published.settled()
             await ask(gateway, 5)
             await eventually(lambda: engine.under_way == 3)

@@ -12,6 +12,7 @@ import pytest
 from gateway.data_plane.call import Timeouts
 from gateway.data_plane.sink import Failure
 from gateway.data_plane.upstreams import MAX_POOLED, Upstream, choose
+from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE, at_rest
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -72,7 +73,7 @@ async def engine(peer: Peer, **timeouts: float) -> AsyncIterator[Upstream]:
 
     server = await asyncio.start_server(careful, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    upstream = Upstream("e", f"http://127.0.0.1:{port}", "", Timeouts(**timeouts))
+    upstream = Upstream("e", f"http://127.0.0.1:{port}", "", Timeouts(**{"connect": PATIENCE} | timeouts))
     try:
         yield upstream
     finally:
@@ -161,11 +162,10 @@ async def test_every_way_to_fail(answer: bytes, failure: Failure) -> None:
 
 
 async def test_nobody_listens() -> None:
-    async with engine(always(OK)) as upstream:
-        port = upstream._port
-    upstream = Upstream("e", f"http://127.0.0.1:{port}", "", Timeouts())
+    upstream = Upstream("e", f"http://127.0.0.1:{free_port()}", "", Timeouts())
+    begun = asyncio.get_running_loop().time()
     assert (await ask(upstream)).failure is Failure.CONNECT
-    assert not upstream.usable("v", asyncio.get_running_loop().time())
+    assert not upstream.usable("v", begun)  # passed over from then on; for how long: see below
     assert (await ask(Upstream("u", "unix:/nonexistent/engine.sock", "", Timeouts()))).failure is Failure.CONNECT
 
 
@@ -204,9 +204,11 @@ async def test_an_engine_that_never_answers(limits: dict[str, float], failure: F
     closed = asyncio.Event()
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        await reader.read()
-        closed.set()
+        try:
+            await read_request(reader)
+            await reader.read()
+        finally:  # a process that stood still gives up before it has asked
+            closed.set()
 
     async with engine(peer, **limits) as upstream:
         sweeper = asyncio.create_task(_sweep(upstream))
@@ -277,18 +279,20 @@ async def test_a_slow_reader_costs_the_engine_not_us() -> None:
             sent += 100_000
 
     async with engine(peer, idle=0.2) as upstream:
-        sweeper = asyncio.create_task(_sweep(upstream))
         heard = Heard()
         call = upstream.call(b"/", b"", b"", heard)
         while not heard.pieces:
             await asyncio.sleep(0.01)
         call.pause()
+        sweeper = asyncio.create_task(_sweep(upstream))
         assert await at_rest(lambda: sent) < 40_000_000  # for longer than the idle limit: the silence is ours
         assert heard.failure is None
+        sweeper.cancel()  # if this process stands still from here on, that is silence
+        now = asyncio.get_running_loop().time()
         call.resume()
+        upstream.sweep(now)
         await asyncio.wait_for(heard.over.wait(), PATIENCE)
         assert len(heard.body) == 40_000_000
-        sweeper.cancel()
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:

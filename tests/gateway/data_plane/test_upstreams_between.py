@@ -29,6 +29,7 @@ from tests.support.serving import (
     serving,
 )
 from tests.support.tls import Authority
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,14 @@ http {{
 """
 
 
+async def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        return True
+    return False
+
+
 @contextlib.asynccontextmanager
 async def nginx(folder: Path, authority: Authority, port: int):
     """A plain proxy in front of an engine on `port`, that closes connections after seven requests; (url, TLS url)."""
@@ -137,16 +146,13 @@ async def nginx(folder: Path, authority: Authority, port: int):
     assert program is not None
     process = subprocess.Popen([program, "-e", str(folder / "error.log"), "-c", str(config), "-g", "daemon off;"])
     try:
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", ports[0])
-                writer.close()
-                break
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE):
+            while not await _listens(ports[0]):
+                await asyncio.sleep(0.05)
         yield f"http://127.0.0.1:{ports[0]}", f"https://127.0.0.1:{ports[1]}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 @pytest.mark.needs("nginx")

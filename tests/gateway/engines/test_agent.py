@@ -139,15 +139,16 @@ async def test_a_dead_engine_behind_a_living_server_is_down(engine, agent):
 
 
 async def test_one_stall_is_not_an_outage_but_two_are(engine, agent):
-    await agent.client.aclose()
-    agent.client = EngineClient(engine.url, patience=0.2)
     await agent.step()
     engine.misbehave.hang = True
-    await agent.step()
-    assert agent.usable
-    await agent.step()
+    patient = agent.client  # its five seconds are for when there is an answer
+    async with EngineClient(engine.url, patience=0.2) as agent.client:
+        await agent.step()
+        assert agent.usable
+        await agent.step()
     assert not agent.usable and "no answer in time" in agent.replica.error
     engine.misbehave.hang = False
+    agent.client = patient
     await agent.step()
     assert agent.usable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ FAMILY = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.ar
 def keep(tmp_path: Path):
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(code: str, *arguments: str, grace: float = 1.0) -> subprocess.Popen[bytes]:
+    def start(code: str, *arguments: str, grace: float = PATIENCE) -> subprocess.Popen[bytes]:
         argv = module_command("gateway.engines.keeper", str(grace), "--", sys.executable, "-c", code, *arguments)
         process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=module_environment(), cwd="/", start_new_session=True
@@ -35,9 +36,10 @@ def keep(tmp_path: Path):
     yield start
     for process in started:
         for member in session_members(process.pid):
-            os.kill(member, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it went with the one before
+                os.kill(member, signal.SIGKILL)
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def up(process: subprocess.Popen[bytes], lines: int = 1) -> None:

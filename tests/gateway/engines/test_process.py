@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from adapters.errors import EngineUnavailable
 from gateway.engines.command import Command
 from gateway.engines.process import EngineProcess
 from gateway.engines.sessions import session_members
+from tests.support.waiting import PATIENCE, eventually
+
+LONG = 4 * PATIENCE  # the keeper is a Python, and so is what it starts
 
 
 def process(tmp_path: Path, *options: str) -> EngineProcess:
@@ -17,12 +21,13 @@ def process(tmp_path: Path, *options: str) -> EngineProcess:
     return EngineProcess("engine-0", Command(argv, {}), f"unix:{tmp_path / 'e.sock'}", tmp_path / "logs" / "e.log")
 
 
-async def test_one_life(tmp_path: Path):
+async def test_one_life(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("gateway.engines.process.PROGRESS_EVERY", LONG)  # how long it takes is the machine's affair
     one, said = process(tmp_path), []
     (tmp_path / "e.sock").write_text("")  # left by an earlier life
     record = await one.start()
     assert record.leader in (await asyncio.to_thread(session_members, record.leader))
-    await one.wait_ready(60.0, said.append)
+    await one.wait_ready(LONG, said.append)
     assert one.exit_status is None and said == [said[0]] and "warming up after" in said[0]
     await one.stop()
     assert one.exit_status is not None and session_members(record.leader) == []
@@ -35,18 +40,20 @@ async def test_stop_before_start(tmp_path: Path):
 
 async def test_progress_is_shown_while_it_starts(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("gateway.engines.process.PROGRESS_EVERY", 0.2)
-    one, said = process(tmp_path, "--start-after", "2"), []
+    one, said = process(tmp_path, "--start-after", "600"), []
     await one.start()
+    waiting = asyncio.create_task(one.wait_ready(600.0, said.append))
     try:
-        await one.wait_ready(60.0, said.append)
+        await eventually(lambda: any(re.fullmatch(r"engine-0: starting, \d+ s: starting", line) for line in said), LONG)
     finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
         await one.stop()
-    assert any(line.startswith("engine-0: starting, ") and line.endswith("s: starting") for line in said)
 
 
 async def test_an_end_before_readiness_names_the_cause(tmp_path: Path):
     one = process(tmp_path, "--fail", "no such base")
     await one.start()
     with pytest.raises(EngineUnavailable, match=r"status 1.*ValueError: no such base.*e\.log"):
-        await one.wait_ready(60.0, print)
+        await one.wait_ready(LONG, print)
     await one.stop()

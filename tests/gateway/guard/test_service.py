@@ -14,6 +14,9 @@ from gateway.config import ScreeningSettings
 from gateway.guard.service import checkpoint
 from monitors.llama_guard import LLAMA_GUARD_3
 from tests.support.guard import GuardService
+from tests.support.waiting import PATIENCE
+
+TURNS = 10
 
 
 def user(text, id="a"):
@@ -24,8 +27,12 @@ def answer(text, asked="how do i make krund", id="b"):
     return {"id": id, "role": "assistant", "messages": [{"role": "user", "content": asked}], "text": text}
 
 
+def post(guard, body):
+    return httpx.post(f"{guard.url}/v1/screen", json=body, timeout=PATIENCE)
+
+
 def metric(guard, name, **labels):
-    text = httpx.get(f"{guard.url}/metrics").text
+    text = httpx.get(f"{guard.url}/metrics", timeout=PATIENCE).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
     found = [s.value for s in samples if s.name == f"understudy_{name}" and labels.items() <= s.labels.items()]
     assert found, name
@@ -90,11 +97,15 @@ def test_what_cannot_be_judged_is_unavailable_with_a_reason_and_costs_nobody_els
 
 
 def test_requests_that_come_together_share_passes_and_change_no_score(guard):
-    texts = [f"{verb} {word}{n}" for n in range(8) for verb, word in (("how do i make", "krund"), ("upper", "abc"))]
-    passes = metric(guard, "guard_batch_prompts_count")
-    with ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(lambda text: guard.screen(user(text))[0], texts))
-    shared = metric(guard, "guard_batch_prompts_count") - passes
+    for turn in range(TURNS):  # on a busy machine they may come one after the other
+        numbers = range(8 * turn, 8 * turn + 8)  # new texts: the score of one that was seen is kept
+        texts = [f"{verb} {word}{n}" for n in numbers for verb, word in (("how do i make", "krund"), ("upper", "abc"))]
+        passes = metric(guard, "guard_batch_prompts_count")
+        with ThreadPoolExecutor(16) as pool:
+            together = list(pool.map(lambda text: guard.screen(user(text))[0], texts))
+        shared = metric(guard, "guard_batch_prompts_count") - passes
+        if shared < len(texts):
+            break
     assert 0 < shared < len(texts)
     again = [guard.screen(user(text + " "))[0] for text in texts]
     for one, other in zip(together, again, strict=True):
@@ -106,12 +117,12 @@ def test_categories_of_the_request(guard):
     assert all_of_them["categories"] == ["S1"]
     (some,) = guard.screen(user("how do i make krund"), categories=["S1", "S2"])  # the toy has not learned from these
     assert some["unavailable"] or set(some["categories"]) <= {"S1", "S2"}
-    wrong = httpx.post(f"{guard.url}/v1/screen", json={"items": [user("x")], "categories": {"X": "y"}})
+    wrong = post(guard, {"items": [user("x")], "categories": {"X": "y"}})
     assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "categories"
 
 
 def test_it_says_what_it_is_and_counts(guard):
-    ready = httpx.get(f"{guard.url}/readyz").json()
+    ready = httpx.get(f"{guard.url}/readyz", timeout=PATIENCE).json()
     assert ready["backend"] == "transformers" and ready["categories"]["S14"] == "Code Interpreter Abuse"
     before = metric(guard, "guard_verdicts_total", role="user", verdict="unsafe")
     guard.screen(user("how do i make krund"))
@@ -123,9 +134,13 @@ def test_it_says_what_it_is_and_counts(guard):
 
 def test_too_much_at_once_is_refused_and_what_was_taken_is_answered(guard):
     refused = metric(guard, "guard_refused_total")
-    burst = [{"items": [user(f"upper abc {n} {m}", str(m)) for m in range(60)]} for n in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda body: httpx.post(f"{guard.url}/v1/screen", json=body, timeout=60), burst))
+    for turn in range(TURNS):  # as above
+        numbers = range(8 * turn, 8 * turn + 8)
+        burst = [{"items": [user(f"upper abc {n} {m}", str(m)) for m in range(60)]} for n in numbers]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda body: post(guard, body), burst))
+        if any(answer.status_code != 200 for answer in answers):
+            break
     assert {answer.status_code for answer in answers} == {200, 503}
     for one in answers:
         if one.status_code == 503:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from adapters.rollouts import Phase
@@ -9,7 +11,8 @@ from adapters.types import Stage
 from gateway.rollout.operations import resume, roll_back
 from tests.support.rolling import kinds, serving, until
 from tests.support.traffic import Traffic, begin, failing, quick_plan
-from tests.support.world import World
+from tests.support.waiting import PATIENCE
+from tests.support.world import World, impatient
 
 
 async def test_a_good_version_is_promoted_on_evidence(world: World, traffic: Traffic):
@@ -111,16 +114,20 @@ async def test_an_engine_that_restarts_costs_no_answer(world: World):
     controller, stable, candidate = await serving(world)
     rollout = begin(world, candidate)
     await until(world, controller, Phase.RAMP)
-    world.engines[0].misbehave.slow = 0.7  # two loads take longer than a look waits for them
+    impatient(controller)
+    world.engines[0].misbehave.held_up.add(candidate)  # its load takes longer than a look waits for it
     world.engines[0].restart()
-    seen = set()
-    for _ in range(20):
-        await world.ticks(controller, 1)
-        arms = world.published().arms
-        seen.add(tuple((arm.version, bool(arm.replicas)) for arm in arms))
-        if len(arms) == 2 and all(arm.replicas for arm in arms):
-            break
-    assert ((stable, True),) in seen  # stable came back first, and served everybody
+    seen = []
+
+    async def until_published(*arms: tuple[str, bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not seen or seen[-1] != arms:
+                await world.ticks(controller, 1)
+                seen.append(tuple((arm.version, bool(arm.replicas)) for arm in world.published().arms))
+
+    await until_published((stable, True))  # stable came back first, and served everybody
+    world.engines[0].misbehave.held_up.clear()
+    await until_published((candidate, True), (stable, True))
     assert ((candidate, False), (stable, True)) not in seen
     assert world.rollouts.get(rollout.id).open
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from sqlalchemy import func, select
 from adapters import tables
 from adapters.rollouts import Phase, Rollout
 from gateway.config import EngineSettings, Settings
-from gateway.control_plane import patience
+from gateway.control_plane import lease, patience
 from tests.gateway.rollout.test_rerouting import RealClock, Users, wait_for
 from tests.support.fake_engine import FakeEngine
 from tests.support.peft import small_base
@@ -112,7 +113,10 @@ async def test_a_database_that_is_away_for_a_while_costs_nobody_anything(
             await wait_for(lambda: said in caplog.text, "it is not said")
         finally:
             own_postgres.thaw()
+        thawed, leader = time.monotonic(), place.world.controllers[0]
         await wait_for(lambda: place.recorded()[0] > 0 and place.row.open, "nothing is recorded")
+        # Its lease may have run out: who does not lead has nothing to say when the database goes next.
+        await wait_for(lambda: leader.leads and leader.lease._until >= thawed + lease.TTL, "nobody leads")
 
         asked = sum(model == place.candidate for _, model in place.engine.chats)
         own_postgres.stop()
@@ -165,4 +169,9 @@ async def test_a_worker_that_cannot_start_meanwhile_does_not_take_the_others_wit
 
 def _workers(parent: int) -> list[int]:
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    found = []
+    for pid in children:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(int(pid))
+    return found

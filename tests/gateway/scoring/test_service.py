@@ -19,12 +19,13 @@ import pytest
 from adapters.errors import ConfigError
 from gateway.config import Settings
 from gateway.scoring.service import production_graders
-from tests.gateway.control_plane.test_up import Up
+from tests.gateway.control_plane.test_up import LONG, Up
 from tests.support.commands import failed, good
 from tests.support.fake_engine import fake_engine
 from tests.support.ports import free_port
 from tests.support.python import ROOT
 from tests.support.scripted_http import scripted
+from tests.support.waiting import PATIENCE, soon
 
 GRADERS = """
 [[rewards.grader]]
@@ -34,7 +35,14 @@ options = { target = 2, limit = 6 }
 name = "mine:score"
 weight = 3
 """
-MINE = "import time\ndef score(prompt, completion):\n    time.sleep(3 if completion == 'slow' else 0)\n    return float(completion != 'bad')\n"
+MINE = """
+import time
+from pathlib import Path
+def score(prompt, completion):
+    while completion == "slow" and not Path(__file__).with_name("go").exists():
+        time.sleep(0.02)
+    return float(completion != "bad")
+"""
 
 
 class Service:
@@ -54,7 +62,7 @@ class Service:
                 [sys.executable, "-m", "gateway.cli", "reward", "-c", str(self.config)], stdout=log, stderr=log,
                 cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LONG
         while True:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/readyz").status_code in (200, 503):
@@ -64,12 +72,23 @@ class Service:
 
     def score(self, *texts):
         samples = [{"id": str(n), "completion": text} for n, text in enumerate(texts)]
-        answer = httpx.post(f"{self.url}/v1/score", json={"samples": samples}, timeout=30).json()
+        answer = httpx.post(f"{self.url}/v1/score", json={"samples": samples}, timeout=PATIENCE).json()
         return [row["scores"] for row in answer["scores"]]
+
+    def get(self, path):
+        return httpx.get(self.url + path, timeout=PATIENCE)
+
+    def refuses(self):
+        """True once it takes no more connections."""
+        try:
+            self.get("/healthz")
+        except httpx.TransportError as error:
+            return isinstance(error, httpx.ConnectError)
+        return False
 
     def end(self):
         self.process.terminate()
-        return self.process.wait(40)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -81,7 +100,7 @@ def service(tmp_path):
         made.process.wait()
 
 
-def test_it_scores_and_finishes_what_is_under_way(service):
+def test_it_scores_and_finishes_what_is_under_way(service, tmp_path):
     service.start()
     assert service.score("a b", "bad") == [
         {"length": 1.0, "mine:score": 1.0, "composite": 1.0},
@@ -90,10 +109,12 @@ def test_it_scores_and_finishes_what_is_under_way(service):
     late = []
     thread = threading.Thread(target=lambda: late.extend(service.score("slow")))
     thread.start()
-    deadline = time.monotonic() + 60
-    while "understudy_scoring_waiting_samples 1.0" not in httpx.get(f"{service.url}/metrics").text:
-        assert time.monotonic() < deadline and not late
-    assert service.end() == 0
+    soon(lambda: "understudy_scoring_waiting_samples 1.0" in service.get("/metrics").text)
+    service.process.terminate()
+    soon(service.refuses)
+    assert not late
+    (tmp_path / "go").touch()  # now the slow one may be scored
+    assert service.process.wait(PATIENCE) == 0
     thread.join()
     assert late[0]["mine:score"] == 1.0
     assert "Traceback" not in service.log.read_text()
@@ -128,13 +149,10 @@ def test_a_judge_that_is_away_makes_it_not_ready_but_it_serves(tmp_path, service
         service.config.write_text(service.config.read_text() + judge_table(tmp_path, server.url))
         server.answer = lambda *_: (503, {"error": "loading"})
         service.start()
-        assert "judge: " in httpx.get(f"{service.url}/readyz").json()["error"]["message"]
+        assert "judge: " in service.get("/readyz").json()["error"]["message"]
         assert service.score("a")[0] == {"length": 1.0, "mine:score": 1.0, "judge": None, "composite": 1.0}
         server.answer = five
-        deadline = time.monotonic() + 60
-        while httpx.get(f"{service.url}/readyz").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        soon(lambda: service.get("/readyz").status_code == 200, LONG)  # it is asked ever more seldom
         assert service.score("a")[0]["judge"] == 1.0
         assert service.end() == 0
 
@@ -218,10 +236,10 @@ def test_up_starts_it_and_stops_it_after_the_data_plane(tmp_path):
             said = up.start().wait_for("try: curl")
             assert f"rewards       http://127.0.0.1:{port}/v1/score" in said
             body = {"samples": [{"id": "a", "completion": "bad"}]}
-            answer = httpx.post(f"http://127.0.0.1:{port}/v1/score", json=body).json()
+            answer = httpx.post(f"http://127.0.0.1:{port}/v1/score", json=body, timeout=PATIENCE).json()
             assert answer["scores"][0]["scores"]["composite"] == 0.25
             up.process.terminate()
-            assert up.process.wait(40) == 0 and up.log.read_text().endswith("everything has stopped\n")
+            assert up.process.wait(2 * PATIENCE) == 0 and up.log.read_text().endswith("everything has stopped\n")
         finally:
             up.close()
     with pytest.raises(httpx.ConnectError):

@@ -7,6 +7,7 @@ import pytest
 
 from monitors.llama_guard.batching import Batcher, Overloaded
 from monitors.llama_guard.types import GuardUnavailable, Prompt, Scored
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Counting:
@@ -25,7 +26,7 @@ class Counting:
         """Nothing to do."""
 
     def score(self, prompts, ask_above):
-        self.free.wait(10)
+        self.free.wait(PATIENCE)
         self.batches.append([prompt.ids[0] for prompt in prompts])
         if any(prompt.ids[0] == self.bad for prompt in prompts):
             raise self.error
@@ -50,21 +51,13 @@ async def batcher(backend):
     running.cancel()
 
 
-async def settled(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came to that")
-
-
 async def held(batcher, backend, *jobs):
     """Start one pass, and these jobs while it runs; then let go. All scores."""
     backend.free.clear()
     first = asyncio.create_task(batcher.score(prompts(99)))
-    await settled(lambda: batcher.waiting == 0 and batcher._arrived.is_set())
+    await eventually(lambda: batcher.waiting == 0 and batcher._arrived.is_set())
     rest = [asyncio.create_task(batcher.score(job)) for job in jobs]
-    await settled(lambda: batcher.waiting == sum(map(len, jobs)))
+    await eventually(lambda: batcher.waiting == sum(map(len, jobs)))
     backend.free.set()
     await first
     return await asyncio.gather(*rest)
@@ -95,7 +88,7 @@ async def test_too_much_waiting_is_refused(batcher, backend):
         await batcher.score(prompts(*range(1, 22)))
     backend.free.clear()
     running = asyncio.create_task(batcher.score(prompts(*range(100, 120))))
-    await settled(lambda: batcher.waiting == 16)
+    await eventually(lambda: batcher.waiting == 16)
     with pytest.raises(Overloaded, match="16 prompts wait, 5 more are too many: 20 may"):
         await batcher.score(prompts(*range(200, 205)))
     backend.free.set()
@@ -131,9 +124,9 @@ async def test_a_known_prompt_costs_nothing(batcher, backend):
 async def test_nobody_waits_for_what_was_cancelled(batcher, backend):
     backend.free.clear()
     first = asyncio.create_task(batcher.score(prompts(99)))
-    await settled(lambda: batcher.waiting == 0 and batcher._arrived.is_set())
+    await eventually(lambda: batcher.waiting == 0 and batcher._arrived.is_set())
     gone = asyncio.create_task(batcher.score(prompts(1, 2)))
-    await settled(lambda: batcher.waiting == 2)
+    await eventually(lambda: batcher.waiting == 2)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
     assert batcher.waiting == 0

@@ -10,6 +10,7 @@ from monitors.llama_guard.batching import Batcher
 from monitors.llama_guard.guard import Guard, self_test_of
 from monitors.llama_guard.judge import Judge, Policy
 from monitors.llama_guard.types import GuardError, GuardUnavailable, Item, Scored
+from tests.support.waiting import eventually
 
 
 class Scripted:
@@ -61,10 +62,7 @@ def user(text):
 
 async def ready(guard):
     running = asyncio.create_task(guard.run())
-    for _ in range(2000):
-        if running.done() or not guard.reason:
-            break
-        await asyncio.sleep(0.005)
+    await eventually(lambda: running.done() or not guard.reason)
     return running
 
 
@@ -98,10 +96,7 @@ async def test_an_engine_that_is_away_is_waited_for(guard, backend, monkeypatch)
 async def test_a_self_test_without_verdict_is_not_ready(guard, backend):
     backend.broken = True
     running = asyncio.create_task(guard.run())
-    for _ in range(1000):
-        if "self-test got no verdict" in guard.reason:
-            break
-        await asyncio.sleep(0.005)
+    await eventually(lambda: "self-test got no verdict" in guard.reason)
     assert "self-test got no verdict: the guard failed: RuntimeError" in guard.reason
     running.cancel()
 

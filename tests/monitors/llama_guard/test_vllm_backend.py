@@ -20,6 +20,7 @@ from monitors.llama_guard.judge import Judge, Policy
 from monitors.llama_guard.types import GuardError, GuardUnavailable, Item, Prompt
 from monitors.llama_guard.vllm_backend import VllmBackend
 from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE
 from trainer.demo import guard_world
 
 
@@ -70,7 +71,7 @@ def ids(tokenizer):
 
 @pytest.fixture
 def backend(engine, tokenizer):
-    made = VllmBackend(engine.url, "", tokenizer, api_key="secret")
+    made = VllmBackend(engine.url, "", tokenizer, api_key="secret", timeout=PATIENCE)
     made.prepare([])
     return made
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from adapters.errors import ConfigError, GraderError, GraderUnavailable
 from monitors.rewards import http_client
 from monitors.rewards.http_client import Client, Refused, key_from
-from tests.support.scripted_http import scripted, slow
+from tests.support.ports import free_port
+from tests.support.scripted_http import scripted
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +23,7 @@ def quick(monkeypatch):
 
 
 def client(url, **options):
-    return Client("judge", url, timeout=options.pop("timeout", 5.0), **options)
+    return Client("judge", url, timeout=options.pop("timeout", PATIENCE), **options)
 
 
 def test_a_busy_server_is_asked_again_when_it_says_so(quick):
@@ -36,15 +40,15 @@ def test_it_gives_up_with_the_reason():
             client(server.url).post("/x", {})
         assert len(server.asked) == 4
     with pytest.raises(GraderUnavailable, match=r"cannot be asked now: .*refused"):
-        client(server.url).post("/x", {})
+        client(f"http://127.0.0.1:{free_port()}").post("/x", {})
 
 
 def test_a_slow_server():
-    with (
-        scripted(lambda *_: slow(0.5, (200, {}))) as server,
-        pytest.raises(GraderUnavailable, match="timed out"),
-    ):
-        client(server.url, timeout=0.05, attempts=2).post("/x", {})
+    gone = threading.Event()  # it answers once the client has gone: a client that looks late finds no answer either
+    with scripted(lambda *_: (200, {"gone": gone.wait(PATIENCE)})) as server:
+        with pytest.raises(GraderUnavailable, match="timed out"):
+            client(server.url, timeout=0.05, attempts=2).post("/x", {})
+        gone.set()
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, Refused), (413, Refused), (422, Refused), (401, GraderError), (404, GraderError)])

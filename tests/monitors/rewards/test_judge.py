@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
 import re
+import threading
 
 import pytest
 
@@ -16,6 +18,7 @@ from monitors.rewards.build import build_grader
 from monitors.rewards.settings import RewardSpec
 from monitors.rewards.types import Sample
 from tests.support.scripted_http import scripted, slow
+from tests.support.waiting import PATIENCE, soon
 
 GOODNESS = {"bad": 0.0, "poor": 0.25, "fair": 0.5, "good": 0.75, "great": 1.0}
 ROWS = [{"prompt": "q", "completion": word, "expected": value} for word, value in GOODNESS.items()] * 2
@@ -196,16 +199,21 @@ def test_a_judge_that_is_away_at_the_start_and_one_that_goes_away(judge):
 
 
 def test_a_slow_judge_and_a_busy_one(judge):
-    busy = [(429, {}, {"retry-after": "1"})] * 3
+    busy, gone = [(429, {}, {"retry-after": "1"})] * 3, threading.Event()
 
     def answer(path, body):
-        return busy.pop() if busy else slow(0.02, honest(path, body))
+        with contextlib.suppress(IndexError):
+            return busy.pop()
+        soon(lambda: server.most_at_once > 1)  # threads may begin late: the first one waits for another
+        return slow(0.02, honest(path, body))
 
     with scripted(answer) as server:
         assert judge(server, concurrency=4).score(answers("good")) == [pytest.approx(0.75, abs=0.01)]
         assert 2 <= server.most_at_once <= 4
-    with scripted(lambda path, body: slow(0.4, honest(path, body))) as server, pytest.raises(GraderUnavailable, match="timed out"):
-        judge(server, timeout=0.05).prepare()
+    with scripted(lambda path, body: (gone.wait(PATIENCE), honest(path, body))[1]) as server:
+        with pytest.raises(GraderUnavailable, match="timed out"):
+            judge(server, timeout=0.05).prepare()
+        gone.set()
 
 
 def test_a_refused_answer_is_missing_and_a_refused_key_stops(judge):

@@ -71,7 +71,7 @@ def test_missing_and_unusable_answers():
 
 
 @pytest.mark.parametrize("text", ["9", "1,", "1,234", "-", "1/", "1e", "\\boxed{", "(", "1 ", ".", "1.2."])
-@pytest.mark.timeout(20)  # a quadratic search would take hours
+@pytest.mark.timeout(120)  # a quadratic search would take hours
 def test_hostile_repetition_is_read_in_linear_time(text):
     hostile = text * (1_000_000 // len(text)) + " 42"
     assert last_number(hostile) == 42

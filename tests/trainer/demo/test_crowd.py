@@ -10,6 +10,7 @@ import json
 import httpx
 from aiohttp import web
 
+from tests.support.waiting import PATIENCE
 from trainer.demo.crowd import Asked, Crowd, Habits, read
 from trainer.demo.graders import solve
 
@@ -35,7 +36,7 @@ async def crowd_of(handler, habits: Habits, enough: int = 120) -> tuple[list[Ask
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as http:
         await Crowd(http, habits, out).run(stop)
     await runner.cleanup()
     return [Asked(**json.loads(line)) for line in out.getvalue().splitlines()], given

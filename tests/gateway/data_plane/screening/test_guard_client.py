@@ -16,6 +16,7 @@ from gateway.data_plane.screening.guard_client import GuardClient
 from gateway.data_plane.screening.policy import Judged
 from tests.support.ports import free_port
 from tests.support.serving import Asked, json_answer, scripted_engine
+from tests.support.waiting import PATIENCE
 
 ITEM = {"role": "user", "messages": []}
 
@@ -31,7 +32,9 @@ async def good(asked: Asked, writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def asking(script: Any, *, timeout: float = 5.0, concurrency: int = 4) -> AsyncIterator[tuple[GuardClient, Ask]]:
+async def asking(
+    script: Any, *, timeout: float = PATIENCE, concurrency: int = 4
+) -> AsyncIterator[tuple[GuardClient, Ask]]:
     async with scripted_engine(script) as url:
         client = GuardClient(url, "key", timeout, concurrency)
         yield client, lambda count=1: _asked(client, count)
@@ -45,7 +48,7 @@ async def _asked(client: GuardClient, count: int = 1) -> list[Judged]:
     found: asyncio.Future[list[Judged]] = asyncio.get_running_loop().create_future()
     client.ask([ITEM] * count, found.set_result)
     assert not found.done()
-    return await asyncio.wait_for(found, 20)
+    return await asyncio.wait_for(found, 2 * PATIENCE)  # longer than a client waits by itself
 
 
 async def test_verdicts_in_order_over_kept_connections() -> None:
@@ -130,7 +133,8 @@ async def test_answers_go_before_prompts() -> None:
         assert order == ["user", "assistant", "user", "user", "user"]
 
 
-async def test_a_dead_guard_costs_a_moment() -> None:
+async def test_a_dead_guard_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit, "PAUSES", (PATIENCE, PATIENCE))  # or the last of them might try again
     client = GuardClient(f"http://127.0.0.1:{free_port()}", "", 5.0, 4)
     found = [(await _asked(client))[0] for _ in range(10)]
     assert [one.reason for one in found[FAILURES:]] == ["the guard is away"] * (10 - FAILURES)

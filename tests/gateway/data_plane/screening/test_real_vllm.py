@@ -73,7 +73,7 @@ def screened(stack: Stack, guard: GuardService, tmp_path_factory: pytest.TempPat
 
 
 def wait_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120  # a process, and then its worker
     while time.monotonic() < deadline and process.poll() is None:
         try:
             if client.get("/readyz").status_code == 200:
