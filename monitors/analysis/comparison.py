@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 from monitors.analysis.checks import impossible, sums_problem
 from monitors.analysis.effects import Effect, effect, posterior, ratio_of
-from monitors.analysis.exact import compare_exactly
+from monitors.analysis.exact import compare_exactly, trusted
 from monitors.analysis.harm import phase_level
 from monitors.analysis.spec import JudgeSpec, MetricSpec
 from monitors.analysis.types import ArmSums, Finding, Measurements, Verdict
@@ -39,7 +39,7 @@ def compare(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spec: Judge
         if problem := sums_problem(metric, sums):
             return impossible(metric.name, "sequential", f"{problem} ({who})")
     try:
-        if metric.bounded and not _enough(candidate, stable):
+        if metric.bounded and not (trusted(candidate) and trusted(stable)):
             return compare_exactly(metric, candidate, stable, spec)
         if (fewest := min(candidate.units, stable.units)) < sequential.MIN_UNITS_PER_ARM:
             raise InsufficientData(f"{fewest} units on an arm, {sequential.MIN_UNITS_PER_ARM} needed")
@@ -88,14 +88,6 @@ def superiority_p(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spec:
             raise InsufficientData("the horizon is not reached")
         return NormalDist().cdf(-gain / error)
     return sequential.asymptotic_p_above(gain, error, found.units, spec.alpha, spec.tuning_units)
-
-
-def _enough(candidate: ArmSums, stable: ArmSums) -> bool:
-    """True when the asymptotics may be trusted for values in 0..1: units, and ten of each outcome, in both arms."""
-    return all(
-        arm.units >= sequential.MIN_UNITS_PER_ARM and min(arm.m, arm.d - arm.m) >= sequential.MIN_PER_OUTCOME
-        for arm in (candidate, stable)
-    )
 
 
 def _sequential(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spec: JudgeSpec) -> Finding:

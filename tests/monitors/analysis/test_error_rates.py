@@ -45,15 +45,19 @@ class Stream:
 def clustered(rng: np.random.Generator, n: int, rate: float, spread: float = 30.0) -> Stream:
     """One to six answers per unit; a unit's own rate varies, so its answers resemble each other."""
     d = rng.integers(1, 7, n)
-    m = rng.binomial(d, rng.beta(rate * spread, (1 - rate) * spread, n))
+    m = rng.binomial(d, rng.beta(rate * spread, (1 - rate) * spread, n) if 0 < rate < 1 else rate)
     return Stream(m.astype(float), d.astype(float))
 
 
 LOOKS = np.unique(np.geomspace(20, 3000, 24).astype(int))
 
 
+def ever(verdict: Verdict, metric: MetricSpec, candidate: Stream, stable: Stream, spec: JudgeSpec) -> bool:
+    return any(compare(metric, candidate.at(n), stable.at(n), spec).verdict is verdict for n in LOOKS)
+
+
 def ever_passes(metric: MetricSpec, candidate: Stream, stable: Stream, spec: JudgeSpec) -> bool:
-    return any(compare(metric, candidate.at(n), stable.at(n), spec).verdict is Verdict.PASS for n in LOOKS)
+    return ever(Verdict.PASS, metric, candidate, stable, spec)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,8 @@ def ever_passes(metric: MetricSpec, candidate: Stream, stable: Stream, spec: Jud
     [
         (SATISFACTION, 0.78, 0.80),                  # at the margin of two points
         (SATISFACTION, 0.97, 0.99),                  # where few are dissatisfied: the exact bounds
+        (SATISFACTION, 0.98, 1.0),                   # nobody is, with stable: its bounds are exact to the end
+        (SATISFACTION, 0.0, 0.02),                   # few are satisfied
         (ERROR, 0.012, 0.002),                       # rare: exact first, then asymptotic
         (ERROR, 0.06, 0.05),
         (SLOW, 0.25, 0.20),                          # at the ratio of 1.25
@@ -74,6 +80,18 @@ def test_a_version_at_the_margin_is_promoted_with_at_most_alpha(metric, candidat
         arms = clustered(rng, 3000, candidate_rate), clustered(rng, 3000, stable_rate)
         hits += ever_passes(metric, *arms, spec)
     assert within(hits, runs, spec.alpha), hits / runs
+
+
+@pytest.mark.parametrize(("candidate_rate", "stable_rate"), [(0.95, 1.0), (0.0, 0.05), (0.945, 0.995)])
+def test_a_version_at_the_margin_is_hardly_ever_called_harmful(candidate_rate, stable_rate):
+    """Where an outcome is rare: a user with six answers is six times as likely to meet it, which is no harm."""
+    rng, runs, hits = np.random.default_rng(17), 100, 0
+    metric = MetricSpec(name="reward", margin=0.05, margin_unit="absolute")
+    spec = JudgeSpec(metrics=(metric,), harm_alpha=0.05)
+    for _ in range(runs):
+        arms = clustered(rng, 3000, candidate_rate), clustered(rng, 3000, stable_rate)
+        hits += ever(Verdict.FAIL, metric, *arms, spec)
+    assert within(hits, runs, spec.harm_alpha), hits / runs
 
 
 def test_a_margin_in_standard_deviations_keeps_its_level_with_cuped():
