@@ -36,9 +36,11 @@ def compare_exactly(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spe
 
 
 def trusted(sums: ArmSums) -> bool:
-    """True when the asymptotics may be trusted for values in 0..1: enough units, and units with each outcome."""
-    return sums.units >= sequential.MIN_UNITS_PER_ARM and all(
-        min(total, _hit(total, squares)) >= sequential.MIN_PER_OUTCOME for total, squares in _outcomes(sums)
+    """True when the asymptotics may be trusted for values in 0..1: enough units, which differ, and both outcomes."""
+    return (
+        sums.units >= sequential.MIN_UNITS_PER_ARM
+        and all(min(v, _hit(v, squares)) >= sequential.MIN_PER_OUTCOME for v, squares in _outcomes(sums))
+        and spread(sums) > 0
     )
 
 
@@ -50,8 +52,8 @@ def _harmful(metric: MetricSpec, candidate: ArmSums, stable: ArmSums, spec: Judg
 def _badness(metric: MetricSpec, sums: ArmSums, alpha: float, tuning: float) -> Interval:
     """Bounds of the share of bad in all answers: half of alpha, so that two arms' bounds hold together."""
     good, bad = _outcomes(sums) if metric.direction == "increase" else reversed(_outcomes(sums))
-    if trusted(sums) and (deviation := spread(sums)) > 0:
-        error, rate = deviation / math.sqrt(sums.units), bad[0] / sums.d
+    if trusted(sums):
+        error, rate = spread(sums) / math.sqrt(sums.units), bad[0] / sums.d
         reach = sequential.half_width(error, sums.units, alpha / 2, tuning / 2)
         return Interval(max(0.0, rate - reach), min(1.0, rate + reach))
     if metric.kind == "event":  # what is rare is known beforehand

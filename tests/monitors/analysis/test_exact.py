@@ -97,6 +97,13 @@ def test_few_users_are_few_however_often_they_complain():
     assert trusted(ArmSums.of([1.0] * 20 + [0.0] * 380, [10.0] * 400))
 
 
+def test_values_that_never_vary_are_bounded_all_the_same():
+    """A grader that says .5 of everything: no variance, and yet two thousand of them are no worse than as many."""
+    half = ArmSums.of([0.5] * 2000, [1.0] * 2000)
+    found = compare(MetricSpec(name="reward", margin=0.2, margin_unit="absolute"), half, half, SPEC)
+    assert (found.test, found.verdict) == ("exact", Verdict.PASS) and found.lower < 0 < found.upper
+
+
 @given(
     units=st.tuples(st.integers(1, 500), st.integers(1, 500)), per_unit=st.integers(1, 8), seed=st.integers(0, 10**6),
     rates=st.tuples(st.floats(0, 1), st.floats(0, 1)), metric=st.sampled_from(["error", "reward", "satisfaction"]),
