@@ -65,7 +65,9 @@ def _badness(metric: MetricSpec, sums: ArmSums, alpha: float, tuning: float) -> 
 def _rate(total: float, squares: float, sums: ArmSums, alpha: float) -> Interval:
     """Bounds of an outcome's share in all answers, from the share of units that had it: these are at most `total`."""
     most = min(max(0.0, total), sums.units)
-    low, high = (bounded_interval(hit, sums.units, alpha) for hit in (min(most, _hit(total, squares)), most))
+    least = min(most, _hit(total, squares))
+    high = bounded_interval(most, sums.units, alpha)
+    low = high if least == most else bounded_interval(least, sums.units, alpha)
     return Interval(low.lower / max(1.0, sums.d / sums.units), high.upper)
 
 

@@ -23,9 +23,8 @@ def bounded_log_e(total: float, n: float, mean: float) -> float:
     still an e-process, because each factor is convex in the observation. Raises ValueError and InsufficientData.
     """
     _check(total, n)
-    parts = [_log_beta(a + total, b + n - total) - _log_beta(a, b) for a, b in PRIORS]
-    mixture = max(parts) + math.log(sum(math.exp(part - max(parts)) for part in parts) / len(parts))
-    return mixture - total * math.log(require_probability(mean, "mean")) - (n - total) * math.log1p(-mean)
+    require_probability(mean, "mean")
+    return _log_mixture(total, n) - total * math.log(mean) - (n - total) * math.log1p(-mean)
 
 
 def bounded_interval(total: float, n: float, alpha: float = 0.05) -> Interval:
@@ -33,18 +32,24 @@ def bounded_interval(total: float, n: float, alpha: float = 0.05) -> Interval:
     _check(total, n)
     limit = -math.log(require_probability(alpha, "alpha"))
     centre = min(max(total / n, 1e-12), 1 - 1e-12)  # E is smallest here, and rises on both sides
+    mixture = _log_mixture(total, n)
 
     def edge(outside: float) -> float:
         inside = centre
         for _ in range(_STEPS):
             middle = (inside + outside) / 2
-            if bounded_log_e(total, n, middle) < limit:
+            if mixture - total * math.log(middle) - (n - total) * math.log1p(-middle) < limit:
                 inside = middle
             else:
                 outside = middle
         return outside
 
     return Interval(0.0 if total == 0 else edge(0.0), 1.0 if total == n else edge(1.0))
+
+
+def _log_mixture(total: float, n: float) -> float:
+    parts = [_log_beta(a + total, b + n - total) - _log_beta(a, b) for a, b in PRIORS]
+    return max(parts) + math.log(sum(math.exp(part - max(parts)) for part in parts) / len(parts))
 
 
 def _check(total: float, n: float) -> None:
