@@ -30,7 +30,7 @@ from trainer.demo.stack import Stack, free_ports
 BEFORE = 6.0             # seconds of users before the rollout, at least: what stable is like
 ENOUGH = 60              # answers by then
 SLOWER = 2.0             # an answer is slow that takes so many times what 95 % took before, or scenario.objective
-LONGEST = 300.0          # seconds a scenario may take
+STEPS = 2.5              # times the longest step that a scenario may take
 REWARDS = """\
 [[rewards.grader]]
 name = "trainer.demo.graders:right"
@@ -48,12 +48,13 @@ def run_scenario(stack: Stack, scenario: Scenario, seed: int) -> dict[str, Any]:
     _prepare(stack, stable, candidates)
     plan = stack.directory / "plan.toml"
     observed = stack.directory / f"{scenario.name}-{seed}.jsonl"
-    with crowd(stack, observed, seed, seconds=LONGEST + 120, rare=scenario.rare, users=scenario.users):
+    longest = STEPS * scenario.longest
+    with crowd(stack, observed, seed, seconds=longest + 120, rare=scenario.rare, users=scenario.users):
         objective = max(scenario.objective, SLOWER * _usual(observed))
-        plan.write_text(plan_text(scenario.sample, objective, scenario.weights))
+        plan.write_text(plan_text(scenario.sample, objective, scenario.weights, scenario.longest))
         began = time.time()
         stack.understudy("rollout", "start", "support", *candidates, "--plan", str(plan))
-        row = follow(stack, "support", LONGEST, lambda text: print(f"    {text}", flush=True))
+        row = follow(stack, "support", longest, lambda text: print(f"    {text}", flush=True))
         time.sleep(2.0)
     seen = [o for o in read(observed) if o.at >= began]
     if row["ended_at"] is None:

@@ -28,6 +28,7 @@ class Scenario:
     rivals: tuple[str, ...] = ()   # further candidates of the same rollout
     weights: tuple[str, str] = ("10%", "50%")
     users: int = USERS
+    longest: float = 120.0         # seconds a step may take
 
 
 SCENARIOS = (

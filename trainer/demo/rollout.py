@@ -37,12 +37,12 @@ _STEPS = """\
 weight = "{weights[0]}"
 min_units = 20
 min_duration = "4s"
-max_duration = "120s"
+max_duration = "{longest:.0f}s"
 [[step]]
 weight = "{weights[1]}"
 min_units = 100
 min_duration = "8s"
-max_duration = "120s"
+max_duration = "{longest:.0f}s"
 advance = "evidence"
 """
 
@@ -82,10 +82,15 @@ role = "exploratory"
 """
 
 
-def plan_text(sample: float = 0.3, objective: float = 5.0, weights: tuple[str, str] = ("10%", "50%")) -> str:
-    """A plan file. `sample`: of stable's requests mirrored in the shadow, 0 = none; `objective`: a slow answer, s."""
+def plan_text(
+    sample: float = 0.3, objective: float = 5.0, weights: tuple[str, str] = ("10%", "50%"), longest: float = 120.0
+) -> str:
+    """A plan file.
+
+    `sample`: of stable's requests mirrored in the shadow, 0 = none; `objective`: a slow answer, s; `longest`: a step, s.
+    """
     shadow = _SHADOW.format(sample=sample) if sample else ""
-    return _HEAD + shadow + _STEPS.format(weights=weights) + _METRICS.format(objective=objective)
+    return _HEAD + shadow + _STEPS.format(weights=weights, longest=longest) + _METRICS.format(objective=objective)
 
 
 @contextlib.contextmanager
