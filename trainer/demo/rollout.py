@@ -87,7 +87,8 @@ def plan_text(
 ) -> str:
     """A plan file.
 
-    `sample`: of stable's requests mirrored in the shadow, 0 = none; `objective`: a slow answer, s; `longest`: a step, s.
+    `sample`: share of stable's requests that is mirrored in the shadow, 0: there is none. In seconds: `objective`, a
+    slow answer; `longest`, a step.
     """
     shadow = _SHADOW.format(sample=sample) if sample else ""
     return _HEAD + shadow + _STEPS.format(weights=weights, longest=longest) + _METRICS.format(objective=objective)
