@@ -24,7 +24,7 @@ def bounded_log_e(total: float, n: float, mean: float) -> float:
     """
     _check(total, n)
     require_probability(mean, "mean")
-    return _log_mixture(total, n) - total * math.log(mean) - (n - total) * math.log1p(-mean)
+    return _log_e(_log_mixture(total, n), total, n, mean)
 
 
 def bounded_interval(total: float, n: float, alpha: float = 0.05) -> Interval:
@@ -38,13 +38,17 @@ def bounded_interval(total: float, n: float, alpha: float = 0.05) -> Interval:
         inside = centre
         for _ in range(_STEPS):
             middle = (inside + outside) / 2
-            if mixture - total * math.log(middle) - (n - total) * math.log1p(-middle) < limit:
+            if _log_e(mixture, total, n, middle) < limit:
                 inside = middle
             else:
                 outside = middle
         return outside
 
     return Interval(0.0 if total == 0 else edge(0.0), 1.0 if total == n else edge(1.0))
+
+
+def _log_e(mixture: float, total: float, n: float, mean: float) -> float:
+    return mixture - total * math.log(mean) - (n - total) * math.log1p(-mean)
 
 
 def _log_mixture(total: float, n: float) -> float:
