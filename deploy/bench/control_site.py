@@ -15,10 +15,9 @@ from safetensors.numpy import save_file
 
 from adapters.base import read_base, resolve_base
 from deploy.bench.peers import command
-from deploy.bench.processes import started, wait_ready
+from deploy.bench.processes import named_ports, started, wait_ready
 from gateway.config import Settings, load_settings
 from gateway.control_plane.operator_client import OperatorClient
-from trainer.demo.stack import free_ports
 
 ROUTE = "bench"
 UNDERSTUDY = [sys.executable, "-m", "gateway.cli"]
@@ -73,7 +72,7 @@ def write_adapter(folder: Path, seed: int) -> Path:
 @contextlib.contextmanager
 def running(folder: Path, database: str, workers: int) -> Iterator[Site]:
     """Start it all. Raises CouldNotStart."""
-    ports = dict(zip(("engine", "gateway", "control"), free_ports(3), strict=True))
+    ports = named_ports("engine", "gateway", "control")
     engine, url = (f"http://127.0.0.1:{ports[name]}" for name in ("engine", "gateway"))
     config = folder / "understudy.toml"
     config.write_text(

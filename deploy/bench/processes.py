@@ -30,6 +30,11 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
+def named_ports(*names: str) -> dict[str, int]:
+    """A free port for each name, all different."""
+    return dict(zip(names, free_ports(len(names)), strict=True))
+
+
 @contextlib.contextmanager
 def started(
     command: list[str], log: Path, core: int | None, environment: Mapping[str, str] | None = None

@@ -28,8 +28,7 @@ from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot
 from deploy.bench import command, cpu
 from deploy.bench.load import MESSAGES, Work
 from deploy.bench.measure import load
-from deploy.bench.processes import started, wait_ready
-from trainer.demo.stack import free_ports
+from deploy.bench.processes import named_ports, started, wait_ready
 
 EVERY = 0.1                # seconds between two scrapes
 STATES = ("alone", "scraped")
@@ -60,7 +59,7 @@ def publish(folder: Path, upstream: str, routes: int) -> None:
 @contextlib.contextmanager
 def gateway(folder: Path, routes: int) -> Iterator[tuple[str, int, int]]:
     """(its URL, its process, its metrics port)."""
-    cores, ports = cpu.plan(), dict(zip(("upstream", "port", "metrics"), free_ports(3), strict=True))
+    cores, ports = cpu.plan(), named_ports("upstream", "port", "metrics")
     upstream = f"http://127.0.0.1:{ports['upstream']}"
     config, log = folder / "understudy.toml", folder / "serve.log"
     settings = {"port": ports["port"], "metrics": ports["metrics"], "upstream": upstream}

@@ -14,8 +14,7 @@ from adapters.fleet_store import FleetStore
 from adapters.settings import DatabaseSettings
 from adapters.snapshot import Arm, Endpoint, PinnedVersion, RouteState, Snapshot, to_json
 from deploy.bench import cpu
-from deploy.bench.processes import started, wait_ready
-from trainer.demo.stack import free_ports
+from deploy.bench.processes import named_ports, started, wait_ready
 
 ROUTES = ("off", "audit", "prompt", "enforce")
 CONFIGURATION = """\
@@ -59,7 +58,7 @@ class Site:
 def site(folder: Path, *, real_guard: bool) -> Iterator[Site]:
     """Everything up. `real_guard`: `understudy guard` with the demo's checkpoint; else a stand-in."""
     cores = cpu.plan()
-    ports = dict(zip(("engine", "guard", "gateway"), free_ports(3), strict=True))
+    ports = named_ports("engine", "guard", "gateway")
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     config = folder / "understudy.toml"
     checkpoint = 16 if real_guard else 64  # its world's texts are short

@@ -25,20 +25,13 @@ from deploy.proof.scenarios import SCENARIOS, Scenario, make_adapters
 from gateway.cli_support import open_context
 from trainer.demo.crowd import Asked, read
 from trainer.demo.rollout import crowd, follow, plan_text
-from trainer.demo.stack import Stack, free_ports
+from trainer.demo.stack import Stack, graded
 
 BEFORE = 6.0             # seconds of users before the rollout, at least: what stable is like
 ENOUGH = 60              # answers by then
 SLOWER = 2.0             # an answer is slow that takes so many times what 95 % took before, or scenario.objective
 STEPS = 2.5              # times the longest step that a scenario may take
-REWARDS = """\
-[[rewards.grader]]
-name = "trainer.demo.graders:right"
-label = "right"
-[rewards]
-port = {port}
-sample = 1.0
-"""
+GRADER = "trainer.demo.graders:right"
 
 
 def run_scenario(stack: Stack, scenario: Scenario, seed: int) -> dict[str, Any]:
@@ -112,7 +105,7 @@ def prove(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     print("making the adapters …", flush=True)
     adapters = make_adapters(Path(options.adapters) if options.adapters else folder / "adapters")
     wanted = [s for s in SCENARIOS if not options.only or s.name in options.only.split(",")]
-    rewards = REWARDS.format(port=free_ports(1)[0])
+    rewards = graded(GRADER)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     results = []
     if alone := [s for s in wanted if s.engines == 1]:

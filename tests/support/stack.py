@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.proof.rollouts import REWARDS
+from deploy.proof.rollouts import GRADER
 from tests.support.once import once
-from trainer.demo.stack import Stack, free_ports, make_adapters, running_stack
+from trainer.demo.stack import Stack, graded, make_adapters, running_stack
 
 __all__ = ["Stack", "made", "marker_adapters", "stack"]
 
@@ -40,6 +40,5 @@ def made(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Pa
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, marker_adapters: dict[str, Path]) -> Iterator[Stack]:
     """`understudy up` with one engine; `support` serves A, `other` serves B; every answer is graded."""
-    rewards = REWARDS.format(port=free_ports(1)[0])
-    with running_stack(tmp_path_factory.mktemp("stack"), marker_adapters, more=rewards) as running:
+    with running_stack(tmp_path_factory.mktemp("stack"), marker_adapters, more=graded(GRADER)) as running:
         yield running

@@ -48,6 +48,21 @@ name = "other"
 """
 
 
+GRADED = """\
+[[rewards.grader]]
+name = "{grader}"
+label = "{label}"
+[rewards]
+port = {port}
+sample = 1.0
+"""
+
+
+def graded(grader: str) -> str:
+    """TOML for Stack's `more`: every answer is scored by `grader` (module:name), which is also its label."""
+    return GRADED.format(grader=grader, label=grader.rpartition(":")[2], port=free_ports(1)[0])
+
+
 class Stack:
     """A running `understudy up` with the routes `support` and `other`. `more`: TOML to add to its configuration."""
 

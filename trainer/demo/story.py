@@ -20,18 +20,13 @@ from pathlib import Path
 
 from adapters.errors import TrainingError
 from trainer.demo import chapters
-from trainer.demo.stack import Stack, free_ports
+from trainer.demo.stack import Stack, graded
 from trainer.demo.tally import Tally
 from trainer.demo.telling import InBackground, Say, Story
 
 # The automated reward of this story: one grader, in training and in production.
-_GRADERS = """\
-[[rewards.grader]]
-name = "trainer.demo.gameable:helpfulness"
-label = "helpfulness"
-[rewards]
-port = {port}
-sample = 1.0
+_GRADER = "trainer.demo.gameable:helpfulness"
+_COLLAPSE = """\
 [collapse]               # for minutes and 400 users: a baseline of 2000 and 100 feedbacks of a version are for days
 baseline = 100
 minimum = 60
@@ -47,7 +42,7 @@ def run(directory: Path, *, leave: bool, report_file: Path | None, seed: int, sa
     cannot be started at all.
     """
     began = time.monotonic()
-    stack = Stack(directory, ports=ports, more=_GRADERS.format(port=free_ports(1)[0]))
+    stack = Stack(directory, ports=ports, more=graded(_GRADER) + _COLLAPSE)
     story = Story(stack, seed, say, Tally(stack, chapters.ROUTE))
     try:
         _chapters(story, began)
