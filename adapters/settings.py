@@ -41,15 +41,18 @@ class ArtifactSettings(Section):
     engine_path: str = Field("", description="where the engines see the same files, if that differs from url")
 
 
+NO_CONFIGURATION = "write one with `understudy init`, or name it with -c"
+
 M = TypeVar("M", bound=BaseModel)
 
 
-def load(model: type[M], path: Path | None, environ: Mapping[str, str] | None = None) -> M:
+def load(model: type[M], path: Path | None, environ: Mapping[str, str] | None = None, advice: str = "") -> M:
     """Read `path` (None: defaults only), apply UNDERSTUDY_SECTION__KEY overrides, validate.
 
+    `advice`: what to do where there is no such file.
     Raises ConfigError with one line that names the key, what was wrong, and the nearest known key.
     """
-    data = _read(path)
+    data = _read(path, advice)
     source = str(path) if path else "the environment"
     for variable, keys, value in _overrides(model, os.environ if environ is None else environ):
         _assign(data, keys, value, variable)
@@ -75,13 +78,13 @@ def _shorten(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _read(path: Path | None) -> dict[str, Any]:
+def _read(path: Path | None, advice: str) -> dict[str, Any]:
     if path is None:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: write one with `understudy init`, or name it with -c") from None
+        raise ConfigError(f"{path} does not exist" + (f": {advice}" if advice else "")) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:

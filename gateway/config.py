@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from adapters.errors import ConfigError
-from adapters.settings import ArtifactSettings, DatabaseSettings, Section, load
+from adapters.settings import NO_CONFIGURATION, ArtifactSettings, DatabaseSettings, Section, load
 from gateway.collapse_settings import CollapseSettings
 from gateway.screening_settings import ScreeningSettings
 from gateway.setting_types import Duration, Port, parse_duration
@@ -215,7 +215,7 @@ def load_settings(path: Path | None = None) -> Settings:
     """
     if path is None and Path("understudy.toml").exists():
         path = Path("understudy.toml")
-    settings = load(Settings, path)
+    settings = load(Settings, path, advice=NO_CONFIGURATION)
     root = path.resolve().parent if path else Path.cwd()
     if not settings.data_dir.is_absolute():
         settings = settings.model_copy(update={"data_dir": root / settings.data_dir})

@@ -15,7 +15,7 @@ from adapters.artifacts import ArtifactStore
 from adapters.database import Database, open_database
 from adapters.errors import ConfigError
 from adapters.registry import Registry
-from adapters.settings import ArtifactSettings, DatabaseSettings, load
+from adapters.settings import NO_CONFIGURATION, ArtifactSettings, DatabaseSettings, load
 
 DEFAULT_FILE = Path("understudy.toml")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -98,7 +98,7 @@ def load_installation(path: Path | None = None) -> Installation:
     """Read `path`, or ./understudy.toml where it exists, or the defaults. Raises ConfigError."""
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
-    found = load(Installation, path)
+    found = load(Installation, path, advice=NO_CONFIGURATION)
     root = path.resolve().parent if path else Path.cwd()
     return found.model_copy(update={"data_dir": root / found.data_dir})
 

@@ -159,7 +159,8 @@ def split_north_star(text: str) -> tuple[str, Metric]:
 
 def load_suite(path: Path) -> Suite:
     """Read a suite and all its rows. Raises ConfigError, and TrainingError with file and line for a bad row."""
-    found = load(_File, path, environ={})  # a frozen environment is not to be changed by variables
+    # A frozen environment is not to be changed by variables.
+    found = load(_File, path, environ={}, advice="docs/evaluation.md says what a suite is")
     names = [part.name for part in found.slice]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"{path}: slice {doubled!r} is there twice")

@@ -101,7 +101,7 @@ def test_no_prompts_no_file_no_suite(tmp_path):
     (tmp_path / "sums.jsonl").unlink()
     with pytest.raises(TrainingError, match="cannot be read"):
         load_suite(path)
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match=r"nothing\.toml does not exist: docs/evaluation\.md"):
         load_suite(tmp_path / "nothing.toml")
 
 
